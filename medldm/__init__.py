@@ -1,0 +1,1 @@
+"""medldm: 3-D latent diffusion for medical images."""

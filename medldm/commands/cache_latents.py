@@ -1,0 +1,122 @@
+"""Encode a cohort once, for the training of a diffusion model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+
+from medldm.cohort import Case, Cohort
+from medldm.errors import UserError
+from medldm.files import atomic, read_json, sha256
+from medldm.models.autoencoder import Autoencoder
+from medldm.models.latents import Window, encode, foreground, grid_for, statistics, window
+from medldm.randomness import keyed
+from medldm.run import Run, load_model, save_model
+from medldm.tracking import tracked
+from medldm.training.latents import load_latents
+from medldm.types import Shape3
+from medldm.volume import read_volume
+
+
+def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, multiple: int = 2, seed: int = 0) -> Cohort:
+    """Encode every case of a cohort as posterior mean and standard deviation, in windows of its own size.
+
+    The folder carries the autoencoder with the latents' statistics, so that nothing else is needed to train on it.
+
+    Args:
+        cohort: a folder made by `prepare`.
+        autoencoder: a run of `train-autoencoder` on that cohort.
+        out: the cohort of latents.
+        windows: per training case; the first is the largest, the others differ by up to a cell and serve as augmentation.
+        multiple: the latent grid is a multiple of this; a denoiser with n levels needs 2^(n-1).
+        seed: decides the windows.
+
+    Returns:
+        The cohort of latents.
+    """
+    source, model = Cohort.load(cohort), load_model(autoencoder)
+    _refuse_strangers(source, model, cohort, autoencoder)
+    if windows < 1 or multiple < 1:
+        raise UserError(f"windows={windows}, multiple={multiple}: both must be at least 1.")
+    reads = {"cohort": source.fingerprint(), "autoencoder": sha256(autoencoder / "model.safetensors")}
+    arguments = dict(cohort=cohort, autoencoder=autoencoder, windows=windows, multiple=multiple, seed=seed)
+    run = Run.claim(out, "cache-latents", arguments, reads)
+    if run.finished:
+        print(f"{out} is finished already.")
+        return Cohort.load(out)
+    with tracked(run, reads) as tracker:
+        usable = source.where(lambda case: case.status == "ok" and case.split != "")
+        train = source.split("train")
+        boxes = [_box(source, case) for case in train]
+        grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
+        cases = [_encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed) for case in track(list(usable), "encoding")]
+        raw = [z for case in cases if case.split == "train" for z in load_latents(run.root / case.image)]
+        mean, std = statistics(raw)
+        model.latent_mean.copy_(mean)
+        model.latent_std.copy_(std)
+        save_model(run.root, model)
+        facts = {"grid": list(grid), "factor": model.factor, "voxel_spacing": _spacing(train), "labels": {str(k): v for k, v in source.labels.items()}}
+        latents = Cohort(run.root, tuple(cases), "latent", source.labels, source.covariates, reads, facts=facts)
+        latents.save()
+        noise = _noise_share(latents, std)
+        tracker.metrics({f"posterior_noise_share/{channel}": share for channel, share in enumerate(noise)})
+        print(f"grid {'x'.join(map(str, grid))} cells of {model.factor} voxels; posterior noise is at most {100 * max(noise):.2f} % of a channel's variance")
+        run.finish(reads, ["model.safetensors", "model.yaml", "cohort.csv", "cohort.json"])
+    return latents
+
+
+def _refuse_strangers(source: Cohort, model: object, cohort: Path, autoencoder: Path) -> None:
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"{autoencoder} holds a {type(model).__name__}, not an autoencoder.", "Give a run of train-autoencoder.")
+    trained_on = read_json(autoencoder / "provenance.json")["reads"]["cohort"]
+    if trained_on != source.fingerprint():
+        raise UserError(
+            f"{autoencoder} was trained on another cohort ({trained_on[:12]}) than {cohort} ({source.fingerprint()[:12]}).",
+            "Train an autoencoder on this cohort.",
+        )
+
+
+def _load(cohort: Cohort, case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
+    label = read_volume(cohort.path(case.label), "label").data if case.label else None
+    return read_volume(cohort.path(case.image)).data, label
+
+
+def _box(cohort: Cohort, case: Case) -> list[tuple[int, int]]:
+    return foreground(_load(cohort, case)[1], case.shape)
+
+
+def _encode_case(source: Cohort, case: Case, model: Autoencoder, root: Path, grid: Shape3, count: int, seed: int) -> Case:
+    relative = f"latents/{case.case}.safetensors"
+    path = root / relative
+    image, label = _load(source, case)
+    if min(image.shape[1:]) < model.factor:
+        raise UserError(f"Case {case.case!r} has {tuple(image.shape[1:])} voxels, less than one latent cell of {model.factor}.", "Leave it out.")
+    box = foreground(label, case.shape)
+    generators = [None, *(keyed(seed, "window", case.case, number) for number in range(1, count))]
+    chosen = [window(case.shape, box, model.factor, grid, generator) for generator in generators]
+    if not path.is_file():
+        latents = encode(model, image, label if model.label_count else None, _distinct(chosen))
+        with atomic(path) as temporary:
+            save_file(latents, temporary)
+    cells = tuple((s.stop - s.start) // model.factor for s in chosen[0])
+    spacing = tuple(s * model.factor for s in case.spacing)
+    return replace(case, image=relative, label="", sha256=sha256(path), shape=cells, spacing=spacing)
+
+
+def _distinct(windows: list[Window]) -> list[Window]:
+    """Each window once: a volume without room to move gives the same one again."""
+    return list({tuple((s.start, s.stop) for s in window): window for window in windows}.values())
+
+
+def _spacing(train: Cohort) -> list[float]:
+    """The median spacing, for volumes that no case lends its own."""
+    return [float(torch.tensor([case.spacing[axis] for case in train]).median()) for axis in range(3)]
+
+
+def _noise_share(latents: Cohort, std: torch.Tensor) -> list[float]:
+    """Mean posterior variance over total variance, per channel."""
+    variances = [load_file(latents.path(case.image))["std_0"].double().pow(2).mean((1, 2, 3)) for case in latents.split("train")]
+    noise = torch.stack(variances).mean(0)
+    return (noise / (noise + std**2)).tolist()

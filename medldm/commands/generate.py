@@ -1,0 +1,116 @@
+"""Generate a labelled cohort."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from medldm.cohort import Case, Cohort
+from medldm.diffusion.conditions.base import Value
+from medldm.diffusion.model import LatentDiffusion, middle
+from medldm.diffusion.samplers.base import Sampler
+from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.errors import UserError
+from medldm.files import sha256
+from medldm.run import Run, load_model
+from medldm.tracking import tracked
+from medldm.volume import Volume, read_volume, write_volume
+
+
+def generate(
+    run: Path,
+    count: int,
+    out: Path,
+    conditions: dict[str, float | str] | None = None,
+    guidance: float = 1.5,
+    sampler: Sampler = DpmPlusPlus(20),
+    batch: int = 8,
+    seed: int = 0,
+) -> Cohort:
+    """Generate volumes, with label maps where the model knows labels.
+
+    Each case's noise and conditions depend on the seed and its number alone: case 7 is the same in any count and batch.
+    An interrupted generation continues with the cases that are missing.
+
+    Args:
+        run: a run of `train-diffusion`.
+        count: cases.
+        out: the cohort, marked synthetic; its covariates hold what was asked for.
+        conditions: covariate -> value for all cases; the others are drawn to go with them, as in the training cohort.
+        guidance: 1 follows the conditions as learned, more overstates them.
+        sampler: solver and number of steps.
+        batch: cases computed at once.
+        seed: decides noise and drawn conditions.
+
+    Returns:
+        The cohort.
+    """
+    model = load_model(run)
+    if not isinstance(model, LatentDiffusion):
+        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+    if count < 1 or batch < 1:
+        raise UserError(f"count={count}, batch={batch}: both must be at least 1.")
+    fixed: dict[str, Value] = dict(conditions or {})
+    model.denoiser.encode(fixed)
+    reads = {"diffusion": sha256(run / "model.safetensors")}
+    arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, batch=batch, seed=seed)
+    claimed = Run.claim(out, "generate", arguments, reads)
+    if claimed.finished:
+        print(f"{out} is finished already.")
+        return Cohort.load(out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    with tracked(claimed, reads), Progress() as progress:
+        task = progress.add_task("generating", total=count)
+        missing = [index for index in range(count) if not _whole(claimed.root, index, model)]
+        progress.advance(task, count - len(missing))
+        for start in range(0, len(missing), batch):
+            indices = missing[start : start + batch]
+            _write_batch(model, indices, claimed.root, fixed, sampler, guidance, seed, device)
+            progress.advance(task, len(indices))
+        cases = tuple(_case(claimed.root, index, model, seed, fixed) for index in range(count))
+        facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "guidance": guidance}
+        units = {name: model.units.get(name, "") for name in model.denoiser.conditions}
+        cohort = Cohort(claimed.root, cases, "a.u.", model.labels, units, reads, synthetic=True, facts=facts)
+        cohort.save()
+        claimed.finish(reads, ["cohort.csv", "cohort.json"])
+    return cohort
+
+
+def _files(index: int, labels: bool) -> tuple[str, str]:
+    name = f"synthetic-{index:06d}.nii.gz"
+    return f"images/{name}", f"labels/{name}" if labels else ""
+
+
+def _whole(root: Path, index: int, model: LatentDiffusion) -> bool:
+    """Writing is atomic and the label map comes first, so an image means that both are there."""
+    return (root / _files(index, bool(model.labels))[0]).is_file()
+
+
+def _write_batch(
+    model: LatentDiffusion, indices: list[int], root: Path, fixed: dict[str, Value], sampler: Sampler, guidance: float, seed: int, device: str
+) -> None:
+    asked = [model.ask(seed, index, fixed) for index in indices]
+    codes = torch.stack([model.denoiser.encode(values) for values, _ in asked]).to(device)
+    noise = torch.stack([model.noise(seed, index) for index in indices]).to(device)
+    valid = torch.zeros_like(noise[:, :1])
+    for row, (_, extent) in zip(valid, asked, strict=True):
+        row[(slice(None), *middle(extent, model.grid))] = 1
+    latents = model.sample(noise, codes, valid, sampler, guidance)
+    for index, latent, (_, extent) in zip(indices, latents, asked, strict=True):
+        image, label = model.decode(latent, extent)
+        affine = np.diag([*model.spacing, 1.0])
+        affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(image.shape[1:]) - 1)
+        image_file, label_file = _files(index, label is not None)
+        if label is not None:
+            write_volume(root / label_file, Volume(label.cpu(), affine, "label"))
+        write_volume(root / image_file, Volume(image.float().cpu(), affine))
+
+
+def _case(root: Path, index: int, model: LatentDiffusion, seed: int, fixed: dict[str, Value]) -> Case:
+    image, label = _files(index, bool(model.labels))
+    volume = read_volume(root / image)
+    digest = sha256(root / image, *([root / label] if label else []))
+    name = f"synthetic-{index:06d}"
+    return Case(name, name, "", image, label, digest, volume.shape, volume.spacing, covariates=model.ask(seed, index, fixed)[0])

@@ -1,0 +1,49 @@
+"""How a training shows where it is: a bar in a terminal, a line per tenth elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Progress of one training.
+
+    Args:
+        steps: of the whole training.
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self.started, self.first = steps, time.monotonic(), None
+        self.values: dict[str, float] = {}
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[values]}"))
+        console = Console(file=sys.stderr)
+        self.bar = Progress(*columns, console=console) if console.is_terminal else None
+        self.task = self.bar.add_task("training", total=steps, values="") if self.bar else None
+        self.tenth = -1
+
+    def __enter__(self) -> "TrainingProgress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the bar."""
+        (self.bar.console if self.bar else Console()).print(line, highlight=False)
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Show the step and the latest values."""
+        self.first = step if self.first is None else self.first
+        self.values.update(values)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items() if name.startswith("val/") or name == "train/loss")
+        if self.bar:
+            self.bar.update(self.task, completed=step, values=text)
+        elif step * 10 // self.steps > self.tenth:
+            self.tenth = step * 10 // self.steps
+            pace = (time.monotonic() - self.started) / max(1, step - self.first)
+            print(f"step {step}/{self.steps}  {text}  ({pace:.2f} s per step)", flush=True)

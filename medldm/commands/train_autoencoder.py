@@ -1,0 +1,75 @@
+"""Train an autoencoder on a cohort."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from medldm.cohort import Cohort
+from medldm.commands.progress import TrainingProgress
+from medldm.errors import UserError
+from medldm.models.autoencoder import Autoencoder
+from medldm.models.lean import LeanAutoencoder
+from medldm.models.losses import AutoencoderLoss
+from medldm.randomness import seeded
+from medldm.run import Run, save_model
+from medldm.tracking import tracked
+from medldm.training.data import Crops, crop_size, load
+from medldm.training.options import Training
+from medldm.volume import read_volume
+
+
+def train_autoencoder(
+    cohort: Path,
+    out: Path,
+    model: Callable[[int, int], Autoencoder] = LeanAutoencoder,
+    loss: AutoencoderLoss = AutoencoderLoss(),
+    training: Training = Training(steps=1800),
+    crop: tuple[int, int, int] | None = None,
+    with_labels: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Train an autoencoder on the split "train" of a cohort; the split "val" shows progress.
+
+    A stopped training continues from its last checkpoint when the same command is given again.
+
+    Args:
+        cohort: a folder made by `prepare`.
+        out: the run folder.
+        model: the autoencoder; image channels and number of labels come from the cohort.
+        loss: weights of the loss terms.
+        training: length, batch, learning rates, precision.
+        crop: voxels of a training crop; by default what fits every case, at most 64.
+        with_labels: code image and label map together, so that generated volumes come with labels.
+        seed: decides initial weights, order, crops and noise.
+
+    Returns:
+        The run folder.
+    """
+    source = Cohort.load(cohort)
+    train, val = source.split("train"), source.split("val")
+    if not len(train):
+        raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
+    labels = len(source.labels) if with_labels and all(case.label for case in train) else 0
+    with seeded(seed, "weights"):
+        network = model(len(read_volume(train.path(train.cases[0].image)).data), labels)
+    size = crop_size(train, network.factor, crop)
+    arguments = dict(cohort=cohort, model=model, loss=loss, training=training, crop=crop, with_labels=with_labels, seed=seed)
+    reads = {"cohort": source.fingerprint()}
+    run = Run.claim(out, "train-autoencoder", arguments, reads)
+    if run.finished:
+        print(f"{out} is finished already.")
+        return out
+    parameters = sum(p.numel() for p in network.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
+
+    from medldm.training.autoencoder import AutoencoderTraining
+    from medldm.training.fit import fit
+
+    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
+        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
+        module = AutoencoderTraining(network, loss, training, seed, size)
+        fit(module, Crops(train, size, training.batch, seed), DataLoader(load(val), batch_size=1) if len(val) else None, run.root, watchers, progress.say)
+        save_model(run.root, network)
+        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
+    return out

@@ -1,0 +1,119 @@
+"""Train a denoiser on cached latents."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from medldm.cohort import Case, Cohort
+from medldm.commands.progress import TrainingProgress
+from medldm.diffusion.conditions.base import Condition, Value
+from medldm.diffusion.conditions.category import Category
+from medldm.diffusion.conditions.scalar import Scalar
+from medldm.diffusion.denoiser import Denoiser
+from medldm.diffusion.model import EXTENT, LatentDiffusion
+from medldm.diffusion.population import Population
+from medldm.diffusion.process import Flow, Process
+from medldm.errors import UserError
+from medldm.models.nets import DenoisingNet, UNet
+from medldm.randomness import keyed, seeded
+from medldm.run import Run, load_model, save_model
+from medldm.tracking import tracked
+from medldm.training.options import Training
+
+
+def train_diffusion(
+    latents: Path,
+    out: Path,
+    net: Callable[[int], DenoisingNet] = UNet,
+    process: Process = Flow(),
+    predicts: str = "flow",
+    conditions: list[str] | None = None,
+    training: Training = Training(steps=3000, other_learning_rate=2e-3, warm_up=50, final=0.03),
+    seed: int = 0,
+) -> Path:
+    """Train a conditioned denoiser on the split "train" of cached latents; the split "val" shows progress.
+
+    The run is self-contained: it holds the autoencoder with its whitening too. A stopped training continues from its last
+    checkpoint when the same command is given again.
+
+    Args:
+        latents: a folder made by `cache-latents`.
+        out: the run folder.
+        net: the network; its latent channels come from the latents.
+        process: the path from data to noise.
+        predicts: what the network predicts, "data", "noise", "velocity" or "flow".
+        conditions: covariates to condition on; by default all that vary in the training cases.
+        training: length, batch, learning rates, precision.
+        seed: decides initial weights, order, times and noise.
+
+    Returns:
+        The run folder.
+    """
+    source = Cohort.load(latents)
+    if source.unit != "latent":
+        raise UserError(f"{latents} holds images, not latents.", "Encode it with: medldm cache-latents --cohort DIR --autoencoder RUN --out DIR")
+    train, val = source.split("train"), source.split("val")
+    autoencoder = load_model(latents)
+    grid = tuple(source.facts["grid"])
+    names = _chosen(train, conditions, latents)
+    with seeded(seed, "weights"):
+        network = net(autoencoder.latent_channels)
+        denoiser = Denoiser(network, process, {name: _condition(name, train, network.width) for name in names}, predicts)
+    if any(n % network.multiple for n in grid):
+        raise UserError(f"The latent grid {grid} is no multiple of {network.multiple}, which {type(network).__name__} needs.", f"Cache with --multiple {network.multiple}.")
+    reads = {"latents": source.fingerprint(), **source.parents}
+    arguments = dict(latents=latents, net=net, process=process, predicts=predicts, conditions=conditions, training=training, seed=seed)
+    run = Run.claim(out, "train-diffusion", arguments, reads)
+    if run.finished:
+        print(f"{out} is finished already.")
+        return out
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {'x'.join(map(str, grid))}, conditions: {', '.join(names) or 'none'}")
+
+    from medldm.training.diffusion import DiffusionTraining
+    from medldm.training.fit import fit
+    from medldm.training.latents import Latents
+
+    def dataset(cohort: Cohort) -> Latents:
+        codes = torch.stack([denoiser.encode({name: case.covariates.get(name) for name in names}) for case in cohort])
+        return Latents(cohort, codes, autoencoder.whiten, grid, training.batch, seed)
+
+    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
+        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
+        module = DiffusionTraining(denoiser, training, seed, grid)
+        fit(module, dataset(train), DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None, run.root, watchers, progress.say)
+        population = Population.fit([_row(case, names) for case in train], keyed(seed, "population"))
+        spacing = tuple(source.facts["voxel_spacing"])
+        save_model(run.root, LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, source.covariates))
+        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
+    return out
+
+
+def _chosen(train: Cohort, wanted: list[str] | None, latents: Path) -> list[str]:
+    """Names of the covariates to condition on.
+
+    Raises:
+        UserError: one of them does not exist, or does not vary.
+    """
+    varying = [name for name in sorted(train.covariates) if len({case.covariates.get(name) for case in train} - {None}) > 1]
+    for name in wanted or []:
+        if name not in varying:
+            raise UserError(f"conditions: {name!r} is no covariate of {latents} that varies; there are {', '.join(varying) or 'none'}.")
+    return varying if wanted is None else wanted
+
+
+def _condition(name: str, train: Cohort, width: int) -> Condition:
+    values = [case.covariates[name] for case in train if case.covariates[name] is not None]
+    if any(isinstance(value, str) for value in values):
+        return Category(width, sorted({str(value) for value in values}))
+    return Scalar(width, float(np.mean(values)), max(float(np.std(values)), math.ulp(1.0)))
+
+
+def _row(case: Case, names: list[str]) -> dict[str, Value]:
+    """Conditions and field of view of a case, for the population."""
+    extent = {name: float(cells) for name, cells in zip(EXTENT, case.shape, strict=True)}
+    return {**{name: case.covariates[name] for name in names}, **extent}

@@ -1,0 +1,1 @@
+"""Diffusion: processes, denoisers, conditions and samplers."""

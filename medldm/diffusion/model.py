@@ -1,0 +1,79 @@
+"""A latent diffusion model: autoencoder, denoiser and what to ask it for. The content of a diffusion run."""
+
+import torch
+from torch import Tensor, nn
+
+from medldm.diffusion.conditions.base import Value
+from medldm.diffusion.denoiser import Denoiser
+from medldm.diffusion.population import Population
+from medldm.diffusion.samplers.base import Sampler
+from medldm.models.autoencoder import Autoencoder
+from medldm.randomness import keyed
+from medldm.types import Shape3
+
+#: Conditions' names of the field of view, in latent cells along i, j, k.
+EXTENT = ("extent_i", "extent_j", "extent_k")
+
+
+class LatentDiffusion(nn.Module):
+    """What turns noise and conditions into volumes.
+
+    Args:
+        autoencoder: with the whitening of its latents in its buffers.
+        denoiser: of whitened latents.
+        population: joint distribution of conditions and field of view in the training cohort.
+        grid: cells i, j, k of the latents; smaller fields of view lie in its middle.
+        spacing: millimetres per voxel along I, J, K.
+        labels: label value -> structure name.
+        units: covariate -> unit.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        population: Population,
+        grid: Shape3,
+        spacing: tuple[float, float, float],
+        labels: dict[int, str],
+        units: dict[str, str],
+    ):
+        super().__init__()
+        self.autoencoder, self.denoiser, self.population = autoencoder, denoiser, population
+        self.grid, self.spacing = tuple(grid), tuple(spacing)
+        self.labels, self.units = {int(value): name for value, name in labels.items()} if autoencoder.label_count else {}, units
+
+    def ask(self, seed: int, index: int, fixed: dict[str, Value]) -> tuple[dict[str, Value], Shape3]:
+        """Conditions and field of view (cells i, j, k) of sample `index`: as fixed, the rest drawn from the population."""
+        drawn = self.population.draw(keyed(seed, "conditions", index), fixed)
+        extent = tuple(min(int(drawn.pop(name)), cells) for name, cells in zip(EXTENT, self.grid, strict=True))
+        return drawn, extent
+
+    def noise(self, seed: int, index: int) -> Tensor:
+        """Starting noise [c i j k] of sample `index`, whatever the batch."""
+        return torch.randn(self.autoencoder.latent_channels, *self.grid, generator=keyed(seed, "noise", index))
+
+    @torch.inference_mode()
+    def sample(self, noise: Tensor, codes: Tensor, valid: Tensor, sampler: Sampler, guidance: float, generator: torch.Generator | None = None) -> Tensor:
+        """Whitened latents [B c i j k] from noise [B c i j k], conditions [B N] and fields of view [B 1 i j k]."""
+        denoise = self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
+        return sampler.sample(denoise, self.denoiser.process, noise, generator)
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor, extent: Shape3) -> tuple[Tensor, Tensor | None]:
+        """Image [C I J K] in [-1, 1] and label map [1 I J K] of one latent [c i j k], cut to its field of view."""
+        image, label = self.autoencoder.split(self.autoencoder.decode(z[(None, slice(None), *middle(extent, self.grid))]))
+        return image[0], None if label is None else label[0]
+
+
+def middle(extent: Shape3, grid: Shape3) -> tuple[slice, slice, slice]:
+    """Slices of `extent` cells in the middle of a grid."""
+    return tuple(slice(start := (n - size) // 2, start + size) for size, n in zip(extent, grid, strict=True))
+
+
+def place(z: Tensor, grid: Shape3) -> tuple[Tensor, Tensor]:
+    """A latent [c i j k] in the middle of a grid of zeros, and its field of view [1 i j k]."""
+    where = (slice(None), *middle(z.shape[1:], grid))
+    placed, valid = z.new_zeros(len(z), *grid), z.new_zeros(1, *grid)
+    placed[where], valid[where] = z, 1
+    return placed, valid

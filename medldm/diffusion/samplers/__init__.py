@@ -1,0 +1,1 @@
+"""Samplers. An open interface: one file per solver."""

@@ -1,0 +1,128 @@
+"""What a score is, the images it is made from, and what every metric of a generated cohort looks like."""
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medldm.cohort import Case, Cohort
+from medldm.files import write_text
+from medldm.volume import read_volume
+
+KEEP_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure with its 95 % interval.
+
+    Args:
+        name: such as "psnr" or "fidelity_r_volume_total".
+        value: the figure.
+        low: lower end of the interval, nan where fewer than two patients leave none.
+        high: upper end.
+        n: patients (generated cases count as one each).
+        unit: "dB", "%", ... or "" for a pure number.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = ""
+
+    def renamed(self, name: str) -> "Score":
+        """The same figure under another name."""
+        return replace(self, name=name)
+
+
+class Images:
+    """The usable cases of a cohort; each file is read at its first use and kept while `keep_bytes` allow.
+
+    Args:
+        cohort: its cases with status "ok" are taken, in the cohort's order.
+        keep_bytes: memory for voxels that were read.
+    """
+
+    def __init__(self, cohort: Cohort, keep_bytes: int = KEEP_BYTES):
+        self.cohort = cohort.where(lambda case: case.status == "ok")
+        self.cases: tuple[Case, ...] = self.cohort.cases
+        self.keep_bytes = keep_bytes
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each case; a case without one stands for itself."""
+        return [case.patient or case.case for case in self.cases]
+
+    @property
+    def labelled(self) -> bool:
+        """True when there are cases and each has a label map."""
+        return bool(self.cases) and all(case.label for case in self.cases)
+
+    def image(self, index: int) -> np.ndarray:
+        """Voxels [C I J K] of a case, float32."""
+        return self._read(self.cases[index].image, self.cohort.unit)
+
+    def label(self, index: int) -> np.ndarray | None:
+        """Label map [I J K] of a case, float32 whole numbers, or None where it has none."""
+        path = self.cases[index].label
+        return self._read(path, "label")[0] if path else None
+
+    def spacing(self, index: int) -> tuple[float, ...]:
+        """Millimetres along I, J, K."""
+        return self.cases[index].spacing or (1.0, 1.0, 1.0)
+
+    def take(self, count: int, seed: int = 0) -> "Images":
+        """A random part of `count` cases, in the cohort's order; all of them where there are no more."""
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        names = {self.cases[i].case for i in chosen}
+        return Images(self.cohort.where(lambda case: case.case in names), self.keep_bytes)
+
+    def _read(self, relative: str, unit: str) -> np.ndarray:
+        if relative in self._kept:
+            return self._kept[relative]
+        voxels = read_volume(self.cohort.path(relative), unit).data.numpy()
+        if sum(kept.nbytes for kept in self._kept.values()) + voxels.nbytes <= self.keep_bytes:
+            self._kept[relative] = voxels
+        return voxels
+
+
+class Metric(ABC):
+    """Compares a generated cohort with a real one."""
+
+    @abstractmethod
+    def __call__(self, generated: Images, reference: Images) -> list[Score]:
+        """Scores of `generated` (the cohort under test) beside `reference` (real cases); empty where they do not apply."""
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Write `metrics.csv` (`name,value,low,high,n,unit`) atomically, every figure with all its digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "value", "low", "high", "n", "unit"])
+    for s in scores:
+        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit])
+    write_text(path, text.getvalue())
+
+
+def centre_crop(voxels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """The middle `sizes` voxels of the last axes."""
+    cuts = []
+    for have, want in zip(voxels.shape[-len(sizes) :], sizes, strict=True):
+        start = (have - want) // 2
+        cuts.append(slice(start, start + want))
+    return voxels[(..., *cuts)]
+
+
+def common_size(*groups: Images) -> tuple[int, ...]:
+    """The largest box [I J K] that fits into every image of the groups."""
+    return tuple(np.min([group.image(i).shape[1:] for group in groups for i in range(len(group))], axis=0).tolist())

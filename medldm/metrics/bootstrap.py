@@ -1,0 +1,85 @@
+"""95 % intervals by resampling patients, never cases: scans of one patient are not independent."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from medldm.metrics.base import Score
+
+DRAWS = 2000
+LEVEL = (2.5, 97.5)
+
+
+def patient_draws(count: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Indexes [draws, count] of patients drawn with replacement."""
+    return np.random.default_rng(seed).integers(count, size=(draws, count))
+
+
+def case_weights(patients: Sequence[str], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each case stands in each bootstrap sample [draws, cases]; cases of one patient stand or fall together."""
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    chosen = patient_draws(owner.max() + 1, draws, seed)
+    counts = np.stack([np.bincount(row, minlength=chosen.shape[1]) for row in chosen])
+    return counts[:, owner].astype(np.float64)
+
+
+def interval(drawn: Sequence[float] | np.ndarray, centre: float | None = None) -> tuple[float, float]:
+    """95 % percentile interval of a statistic's bootstrap draws.
+
+    Args:
+        drawn: the statistic of each bootstrap sample; nan where a sample does not define it.
+        centre: shift the draws so that their median is this value. For distances: repeated cases make every bootstrap
+            sample look less varied than its source, so distances between resamples are biased upwards.
+    """
+    drawn = np.asarray(drawn, dtype=np.float64)
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return float("nan"), float("nan")
+    shift = 0.0 if centre is None else centre - np.median(drawn)
+    low, high = np.percentile(drawn, LEVEL) + shift
+    return float(low), float(high)
+
+
+def bootstrap(
+    values_per_patient: Sequence[Sequence[float] | np.ndarray],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval over patients (Efron & Tibshirani 1993).
+
+    Args:
+        values_per_patient: one entry per patient, with a value (or a row of values) for each of the patient's cases.
+        statistic: of the cases' values [cases ...]; the mean by default.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    groups = [np.asarray(values, dtype=np.float64) for values in values_per_patient if len(values)]
+    if len(groups) < 2:
+        return float("nan"), float("nan")
+    chosen = patient_draws(len(groups), draws, seed)
+    return interval([statistic(np.concatenate([groups[i] for i in row])) for row in chosen])
+
+
+def summarise(
+    name: str,
+    values: Sequence[float] | np.ndarray,
+    patients: Sequence[str],
+    unit: str = "",
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+) -> Score:
+    """A statistic over cases with its interval over patients.
+
+    Args:
+        name: of the score.
+        values: one value (or row of values) per case.
+        patients: the patient of each case.
+        unit: of the statistic.
+        statistic: of all cases' values; the mean by default.
+        seed: of the bootstrap.
+    """
+    values, owners = np.asarray(values, dtype=np.float64), np.asarray(patients)
+    groups = [values[owners == patient] for patient in sorted(set(patients))]
+    low, high = bootstrap(groups, statistic, seed=seed)
+    return Score(name, float(statistic(values)), low, high, len(groups), unit)

@@ -1,0 +1,72 @@
+"""Copies of training cases: how close the nearest training image is, beside the same for real images that were held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size
+from medldm.metrics.bootstrap import summarise
+
+LONGEST = 64
+DEVIATIONS = 4.0
+
+
+@dataclass(frozen=True)
+class NearestTraining(Metric):
+    """Largest Pearson correlation of each image with any training image.
+
+    `nearest_train` (mean over generated), `nearest_train_real` (mean over held-out real), `copies_threshold` (mean + 4 standard
+    deviations of the held-out real) and `copies` (generated cases above it). Images are cut to the box, around the centre, that fits
+    into all of them. It finds whole-image copies; a copied detail or a shifted, turned or mirrored copy escapes it.
+
+    Args:
+        training: the images that the generator was trained on.
+        seed: of the bootstrap over patients.
+    """
+
+    training: Images
+    seed: int = 0
+
+    def __call__(self, generated: Images, reference: Images) -> list[Score]:
+        """Four scores; `reference` holds the held-out real cases, two at least."""
+        if len(reference) < 2 or not len(self.training):
+            return []
+        found, real = self.similarities(generated, reference)
+        threshold = copy_threshold(real)
+        own, held_out = generated.patients, reference.patients
+        return [
+            summarise("nearest_train", found, own, seed=self.seed),
+            summarise("nearest_train_real", real, held_out, seed=self.seed),
+            summarise("copies_threshold", real, held_out, statistic=copy_threshold, seed=self.seed),
+            summarise("copies", found > threshold, own, "cases", statistic=np.sum, seed=self.seed),
+        ]
+
+    def similarities(self, generated: Images, reference: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Similarity to the nearest training image of each generated and each held-out case."""
+        size = common_size(self.training, generated, reference)
+        training = _rows(self.training, size)
+        return tuple((_rows(images, size) @ training.T).max(1).astype(np.float64) for images in (generated, reference))
+
+
+def copy_threshold(real: np.ndarray) -> float:
+    """Mean + 4 standard deviations of held-out similarities [n]."""
+    return float(np.mean(real) + DEVIATIONS * np.std(real, ddof=1))
+
+
+def _rows(images: Images, size: Sequence[int]) -> np.ndarray:
+    """Each image as a row of mean 0 and length 1, so that a product of rows is a Pearson correlation.
+
+    Axes above 64 voxels are averaged in blocks first: a copy survives it, and the memory stays small.
+    """
+    block = -(-max(size) // LONGEST)
+    rows = []
+    for i in range(len(images)):
+        voxels = centre_crop(images.image(i), size)
+        for axis in range(1, 4) if block > 1 else ():
+            starts = np.arange(0, voxels.shape[axis], block)
+            widths = np.diff([*starts, voxels.shape[axis]]).reshape([-1 if a == axis else 1 for a in range(4)])
+            voxels = np.add.reduceat(voxels, starts, axis=axis) / widths.astype(np.float32)
+        row = voxels.ravel() - voxels.mean()
+        rows.append(row / max(float(np.linalg.norm(row)), 1e-12))
+    return np.stack(rows)

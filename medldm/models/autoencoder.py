@@ -1,0 +1,109 @@
+"""Autoencoders: the base that everything else relies on.
+
+A volume x holds the image channels and, in joint mode, one channel per label (one-hot, background left out). `decode`
+gives the image channels followed by one logit per class, background first. Latents of an autoencoder are raw; the
+whitened latent that a diffusion model sees has mean 0 and variance 1 per channel over the whole training cohort.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medldm.errors import UserError
+
+
+class Autoencoder(nn.Module, ABC):
+    """Volumes to latents and back.
+
+    Args:
+        image_channels: contrasts of the image, in [-1, 1].
+        label_count: structures coded together with the image; 0 for images alone.
+        latent_channels: numbers per latent cell.
+        factor: voxels per latent cell along each axis.
+    """
+
+    def __init__(self, image_channels: int, label_count: int, latent_channels: int, factor: int):
+        super().__init__()
+        self.image_channels, self.label_count = image_channels, label_count
+        self.latent_channels, self.factor = latent_channels, factor
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of x: contrasts and foreground structures."""
+        return self.image_channels + self.label_count
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of `decode`: contrasts, and class logits where labels are coded."""
+        return self.image_channels + (self.label_count + 1 if self.label_count else 0)
+
+    @abstractmethod
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B c i j k] of the raw latents of x [B C I J K]; I, J, K multiples of `factor`."""
+
+    @abstractmethod
+    def decode_raw(self, z: Tensor) -> Tensor:
+        """Raw latents [B c i j k] to image and class logits [B C' I J K]."""
+
+    def matrix_parameters(self) -> list[nn.Parameter]:
+        """Weights that Muon may take; none unless an autoencoder says otherwise."""
+        return []
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Whitened latents [B c i j k] to image and class logits [B C' I J K]."""
+        return self.decode_raw(self.unwhiten(z))
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """(z - mean) / std per channel."""
+        return (z - _column(self.latent_mean)) / _column(self.latent_std)
+
+    def unwhiten(self, z: Tensor) -> Tensor:
+        """z * std + mean per channel."""
+        return z * _column(self.latent_std) + _column(self.latent_mean)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Encode (posterior mean) and decode a batch of any size [B C I J K], padded by reflection and cropped back.
+
+        Raises:
+            UserError: an axis is too short to be padded.
+        """
+        padded, crop = pad_to_multiple(x, self.factor)
+        return self.decode_raw(self.posterior(padded)[0])[(..., *crop)]
+
+    def join(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """Image [B C I J K] and label map [B 1 I J K] (values 0..label_count) as one input x."""
+        if not self.label_count:
+            return image
+        one_hot = F.one_hot(label[:, 0].long(), self.label_count + 1).movedim(-1, 1)[:, 1:]
+        return torch.cat([image, one_hot.to(image.dtype)], dim=1)
+
+    def split(self, decoded: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Image [B C I J K] clipped to [-1, 1] and label map [B 1 I J K] (None in image-only mode) of a decoded batch."""
+        image = decoded[:, : self.image_channels].clamp(-1, 1)
+        if not self.label_count:
+            return image, None
+        return image, decoded[:, self.image_channels :].argmax(1, keepdim=True).to(image.dtype)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape(1, -1, 1, 1, 1)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice, slice]]:
+    """Pad I, J, K at their ends by reflection to a multiple; also the slices that cut the original out again.
+
+    Raises:
+        UserError: an axis is shorter than the padding it needs.
+    """
+    sizes = x.shape[-3:]
+    missing = [-size % multiple for size in sizes]
+    if any(m >= size for m, size in zip(missing, sizes, strict=True)):
+        raise UserError(f"A volume of {tuple(sizes)} voxels is too small for cells of {multiple} voxels.", "Leave it out, or resample it finer.")
+    crop = tuple(slice(0, size) for size in sizes)
+    if not any(missing):
+        return x, crop
+    return F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]], mode="reflect"), crop

@@ -1,0 +1,94 @@
+"""Networks for denoisers: adapters that turn MONAI's networks into (x, t, vector) -> prediction."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from medldm.errors import UserError
+
+
+class DenoisingNet(nn.Module, ABC):
+    """A network that reads a noisy latent with its field of view and a context vector.
+
+    Args:
+        latent_channels: channels of the latent; one more, the field of view, comes in.
+        width: length of the context vector.
+    """
+
+    def __init__(self, latent_channels: int, width: int):
+        super().__init__()
+        self.latent_channels, self.width = latent_channels, width
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Latent sizes along i, j, k must be multiples of this."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, vector: Tensor) -> Tensor:
+        """x [B c+1 i j k], t [B] in [0, 1], vector [B D] -> [B c i j k]."""
+
+    def matrix_parameters(self) -> list[nn.Parameter]:
+        """Weights that Muon may take; none unless a network says otherwise."""
+        return []
+
+
+class UNet(DenoisingNet):
+    """MONAI's `DiffusionModelUNet` in three dimensions, with scaled-dot-product attention.
+
+    Args:
+        latent_channels: channels of the latent.
+        channels: per level, multiples of 16; each further level halves the grid.
+        attention: per level, whether it has self-attention.
+        blocks: residual blocks per level.
+        head_channels: channels per attention head.
+        width: length of the context vector.
+    """
+
+    def __init__(
+        self,
+        latent_channels: int,
+        channels: tuple[int, ...] = (64, 128),
+        attention: tuple[bool, ...] = (False, True),
+        blocks: int = 2,
+        head_channels: int = 32,
+        width: int = 128,
+    ):
+        super().__init__(latent_channels, width)
+        if len(attention) != len(channels):
+            raise UserError(f"attention has {len(attention)} entries, channels {len(channels)}.", "Give one of each per level.")
+        if any(c % 16 for c in channels):
+            raise UserError(f"channels={tuple(channels)}: each must be a multiple of 16.")
+        self.channels, self.attention, self.blocks, self.head_channels = tuple(channels), tuple(attention), blocks, head_channels
+        from monai.networks.nets import DiffusionModelUNet
+
+        self.net = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=latent_channels + 1,
+            out_channels=latent_channels,
+            num_res_blocks=blocks,
+            channels=self.channels,
+            attention_levels=self.attention,
+            num_head_channels=[head_channels if has else 0 for has in attention],
+            norm_num_groups=16,
+            num_class_embeds=1,
+            use_flash_attention=True,
+        )
+        # The class embedding is MONAI's door for a vector that is added to the time embedding; it is a table by default.
+        embedding = channels[0] * 4
+        self.net.class_embedding = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+
+    @property
+    def multiple(self) -> int:
+        """See `DenoisingNet.multiple`."""
+        return 2 ** (len(self.channels) - 1)
+
+    def forward(self, x: Tensor, t: Tensor, vector: Tensor) -> Tensor:
+        """See `DenoisingNet.forward`."""
+        return self.net(x, timesteps=1000 * t.float(), class_labels=vector)
+
+    def matrix_parameters(self) -> list[nn.Parameter]:
+        """Convolutions and attention projections between the first and the last convolution."""
+        inner = [self.net.down_blocks, self.net.middle_block, self.net.up_blocks]
+        named = [(name, p) for module in inner for name, p in module.named_parameters()]
+        return [p for name, p in named if p.ndim > 1 and "time_emb_proj" not in name]

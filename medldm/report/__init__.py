@@ -1,0 +1,1 @@
+"""What people open: pictures, plots and one self-contained HTML page."""

@@ -1,0 +1,99 @@
+"""Tables of a report: scores beside their yardsticks, and where everything came from."""
+
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medldm.files import read_json, read_yaml, sha256
+from medldm.metrics.base import Score
+from medldm.report.html import Table
+
+#: start of a score's name -> what it says
+MEANING = {
+    "psnr_gain": "PSNR above that of the DCT, case by case.",
+    "ssim_gain": "SSIM above that of the DCT, case by case.",
+    "psnr": "Peak signal-to-noise ratio of the reconstruction, data range 2. Beside it: a plain DCT that keeps as many numbers.",
+    "ssim": "Structural similarity of the reconstruction, data range 2. Beside it: the same DCT.",
+    "ms_ssim": "Multi-scale structural similarity of the reconstruction.",
+    "dice_": "Overlap of the label map after encoding and decoding with the original.",
+    "voxels_per_number": "Image voxels that the autoencoder reads per latent number.",
+    "mmd2_": "Squared maximum mean discrepancy of named features; 0 for equal distributions. Beside it: training against held-out cases.",
+    "frechet_": "Frechet distance of named features; grows as n shrinks. Beside it: training against held-out cases.",
+    "intensity_w1": "Wasserstein-1 distance of the intensities. Beside it: training against held-out cases.",
+    "pairwise_ms_ssim": "Mean likeness of two cases of the cohort; lower is more diverse. Beside it: the held-out cases.",
+    "nearest_train": "Largest correlation with a training image, mean over cases. Beside it: the held-out cases.",
+    "copies_threshold": "Mean + 4 standard deviations of the held-out cases' largest correlation with a training image.",
+    "copies": "Generated cases above that threshold.",
+    "fidelity_r_": "Correlation of requested and measured. Beside it, where a model measures: its cross-validated correlation on real cases.",
+    "fidelity_error_": "Mean absolute difference of measured and requested, relative to requested.",
+    "fidelity_bias_": "Mean signed difference of measured and requested, relative to requested.",
+    "fidelity_accuracy_": "Balanced accuracy of a linear classifier for the requested category. Beside it: cross-validated on real cases.",
+}
+YARDSTICKS = ("_dct", "_real")
+
+
+def score_table(title: str, scores: Sequence[Score]) -> Table:
+    """One row per score; a yardstick (`<name>_dct`, `<name>_real`) stands beside the score it belongs to."""
+    by_name = {score.name: score for score in scores}
+    beside = {f"{name}{end}" for name in by_name for end in YARDSTICKS}
+    rows = []
+    for score in scores:
+        if score.name in beside:
+            continue
+        yardstick = next((by_name[score.name + end] for end in YARDSTICKS if score.name + end in by_name), None)
+        rows.append((score.name, _text(score), _text(yardstick) if yardstick else "", str(score.n), score.unit, _meaning(score.name)))
+    return Table(title, ("name", "value [95 % interval]", "beside it", "n", "unit", "what it says"), rows, figures=(1, 2, 3, 4))
+
+
+def lineage_table(folders: dict[str, Path]) -> Table:
+    """What each folder is: who wrote it, from what, with which settings and fingerprints.
+
+    Args:
+        folders: role -> run or cohort folder.
+    """
+    rows = [("versions", "medldm, torch, numpy", ", ".join(version(name) for name in ("medldm", "torch", "numpy")))]
+    for role, folder in folders.items():
+        about = read_json(folder / "cohort.json") if (folder / "cohort.json").is_file() else {}
+        record = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
+        config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
+        rows.append((role, "folder", str(folder)))
+        rows += [(role, key, str(about[key])) for key in ("cases", "synthetic", "fingerprint") if key in about]
+        rows += [(role, f"made from {parent}", str(value)) for parent, value in about.get("parents", {}).items()]
+        rows += [(role, "packages", _plain({"medldm": record["medldm"], **record["packages"]}))] if record else []
+        rows += [(role, f"read {name}", str(value)) for name, value in record.get("reads", {}).items()]
+        rows += [(role, f"sha256 of {name}", value) for name, value in record.get("outputs", {}).items() if name.startswith("model.")]
+        rows += [(role, "configuration", _plain(config))] if config else []
+    return Table("", ("of", "what", "value"), rows)
+
+
+def sources(folders: dict[str, Path]) -> dict[str, str]:
+    """Role -> sha256 of a run's weights or fingerprint of a cohort: what an evaluation read."""
+    found = {}
+    for role, folder in folders.items():
+        is_cohort = (folder / "cohort.json").is_file()
+        found[role] = read_json(folder / "cohort.json")["fingerprint"] if is_cohort else sha256(folder / "model.safetensors")
+    return found
+
+
+def _plain(values: dict[str, Any]) -> str:
+    return "; ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def _meaning(name: str) -> str:
+    return next((text for start, text in MEANING.items() if name.startswith(start)), "")
+
+
+def _text(score: Score) -> str:
+    if math.isnan(score.low):
+        return _number(score.value)
+    return f"{_number(score.value)} [{_number(score.low)}, {_number(score.high)}]"
+
+
+def _number(value: float) -> str:
+    """Four figures that matter, never an exponent for ordinary sizes."""
+    if not math.isfinite(value) or value == int(value):
+        return f"{value:g}"
+    digits = min(5, max(0, 3 - math.floor(math.log10(abs(value)))))
+    return f"{value:.{min(digits, 4 if abs(value) >= 0.01 else 5)}f}".replace("-", "\u2212")

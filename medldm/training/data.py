@@ -1,0 +1,105 @@
+"""Batches decided by the step: what step 700 sees is the same whether or not the training was stopped before it."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medldm.cohort import Cohort
+from medldm.errors import UserError
+from medldm.randomness import keyed, permutation
+from medldm.types import Shape3
+from medldm.volume import read_volume
+
+JITTER = 0.05
+
+
+class StepBatches:
+    """A batch sampler of (step, slot) pairs for the steps start, start + 1, ..., stop - 1.
+
+    Args:
+        start: first step of this session.
+        stop: number of steps of the whole training.
+        batch: slots per step.
+    """
+
+    def __init__(self, start: int, stop: int, batch: int):
+        self.start, self.stop, self.batch = start, stop, batch
+
+    def __len__(self) -> int:
+        # The whole training, not the rest: Lightning counts the batches of the sessions before as fetched.
+        return self.stop
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.stop):
+            yield [(step, slot) for slot in range(self.batch)]
+
+
+def loader(dataset: Dataset, start: int, stop: int, batch: int) -> DataLoader:
+    """A loader whose batches depend on the step alone."""
+    return DataLoader(dataset, batch_sampler=StepBatches(start, stop, batch), num_workers=0)
+
+
+@lru_cache(maxsize=2)
+def _order(cases: int, seed: int, epoch: int) -> list[int]:
+    return permutation(cases, seed, "order", epoch)
+
+
+def case_of(step: int, slot: int, batch: int, cases: int, seed: int) -> int:
+    """The case for a slot of a step: every case once before any comes again, in an order of its own per round."""
+    epoch, position = divmod(step * batch + slot, cases)
+    return _order(cases, seed, epoch)[position]
+
+
+class Crops(Dataset):
+    """Random crops of a cohort's volumes with a small change of brightness and contrast, kept in memory.
+
+    Args:
+        cohort: cases to train on.
+        size: voxels of a crop along I, J, K.
+        batch: slots per step.
+        seed: decides order, places and changes.
+    """
+
+    def __init__(self, cohort: Cohort, size: Shape3, batch: int, seed: int):
+        self.size, self.batch, self.seed = size, batch, seed
+        self.volumes = load(cohort)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image [C I J K] in about [-1, 1] and label map [1 I J K] of one slot of one step."""
+        generator = keyed(self.seed, "crop", *key)
+        image, label = self.volumes[case_of(*key, self.batch, len(self.volumes), self.seed)]
+        place = tuple(
+            slice(start := int(torch.randint(n - size + 1, (), generator=generator)), start + size)
+            for n, size in zip(image.shape[1:], self.size, strict=True)
+        )
+        contrast, brightness = ((2 * torch.rand(2, generator=generator) - 1) * JITTER).tolist()
+        return image[(slice(None), *place)] * (1 + contrast) + brightness, label[(slice(None), *place)]
+
+
+def load(cohort: Cohort) -> list[tuple[Tensor, Tensor]]:
+    """Image [C I J K] and label map [1 I J K] (zeros where there is none) of every case."""
+    volumes = []
+    for case in cohort:
+        image = read_volume(cohort.path(case.image)).data
+        label = read_volume(cohort.path(case.label), "label").data if case.label else torch.zeros_like(image[:1])
+        volumes.append((image, label))
+    return volumes
+
+
+def crop_size(cohort: Cohort, factor: int, wanted: Shape3 | None, largest: int = 64) -> Shape3:
+    """Voxels of a training crop: as wanted, or what fits every case in multiples of twice the factor, 64 at most.
+
+    Raises:
+        UserError: a case is smaller than the crop, or the crop is no multiple of the factor.
+    """
+    smallest = [min(case.shape[axis] for case in cohort) for axis in range(3)]
+    unit = 2 * factor if min(smallest) >= 2 * factor else factor
+    size = wanted or tuple(min(largest, n // unit * unit) for n in smallest)
+    if any(s < factor or s % factor for s in size):
+        raise UserError(f"A crop of {size} voxels is no multiple of {factor} (smallest case: {smallest}).", "Set crop to multiples, or use larger cases.")
+    if any(s > n for s, n in zip(size, smallest, strict=True)):
+        raise UserError(f"A crop of {size} voxels does not fit the smallest case {tuple(smallest)}.", "Set a smaller crop.")
+    return tuple(size)
