@@ -44,7 +44,9 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free
-            raise OutOfSpace(f"The disk is full while writing {path} ({free / 2**20:.0f} MiB free).", "Free some space and run the same command again.") from error
+            raise OutOfSpace(
+                f"The disk is full while writing {path} ({free / 2**20:.0f} MiB free).", "Free some space and run the same command again."
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,16 @@ def test_factories_and_settings_come_as_objects(command):
     model = given["model"](2, 1)
     assert isinstance(model, LeanAutoencoder)
     assert (model.widths, model.image_channels, model.label_count) == ((8, 16, 32), 2, 1)
+
+
+def test_a_factory_is_recorded_alike_however_it_was_given(command):
+    command(sample)
+    given = cli.arguments_of("prepare", ["--cohort", "c"])["model"]
+    assert plain(given) == plain(LeanAutoencoder) == plain(partial(LeanAutoencoder, widths=[40, 96]))
+    narrow = plain(cli.arguments_of("prepare", ["--cohort", "c", "--model.widths", "[8, 16]"])["model"])
+    assert narrow == plain(partial(LeanAutoencoder, widths=(8, 16))) != plain(LeanAutoencoder)
+    with pytest.raises(UserError, match="not a class"):
+        plain(partial(len))
 
 
 def test_a_printed_configuration_gives_the_same_call(command, capsys, tmp_path):

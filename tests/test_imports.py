@@ -22,7 +22,7 @@ def loaded_by(statement: str) -> tuple[set[str], float]:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import medldm", "from medldm.cli import main; main(['--help'])", "from medldm.cli import main; main(['--version'])", "from medldm.cli import main; main(['prepar'])"],
+    ["import medldm", *(f"from medldm.cli import main; main(['{word}'])" for word in ("--help", "--version", "prepar"))],
 )
 def test_what_is_asked_before_a_command_loads_nothing_heavy(statement):
     attempts = [loaded_by(statement) for _ in range(2)]

@@ -16,7 +16,7 @@ L3 = BASE | SIDE_BY_SIDE | {"diffusion"}
 L4 = L3 | {"training", "privacy"}
 MAY_IMPORT = {
     "__init__": set(),
-    **{name: BASE for name in BASE | SIDE_BY_SIDE},
+    **dict.fromkeys(BASE | SIDE_BY_SIDE, BASE),
     "models": BASE | {"kernels"},
     "diffusion": L2,
     "training": L3,

@@ -51,18 +51,27 @@ def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, 
         train = source.split("train")
         boxes = [_box(source, case) for case in train]
         grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
-        cases = [_encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed) for case in track(list(usable), "encoding")]
+        cases = [
+            _encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed)
+            for case in track(list(usable), "encoding")
+        ]
         raw = [z for case in cases if case.split == "train" for z in load_latents(run.root / case.image)]
         mean, std = statistics(raw)
         model.latent_mean.copy_(mean)
         model.latent_std.copy_(std)
         save_model(run.root, model)
-        facts = {"grid": list(grid), "factor": model.factor, "voxel_spacing": _spacing(train), "labels": {str(k): v for k, v in source.labels.items()}}
+        facts = {
+            "grid": list(grid),
+            "factor": model.factor,
+            "voxel_spacing": _spacing(train),
+            "labels": {str(k): v for k, v in source.labels.items()},
+        }
         latents = Cohort(run.root, tuple(cases), "latent", source.labels, source.covariates, reads, facts=facts)
         latents.save()
         noise = _noise_share(latents, std)
         tracker.metrics({f"posterior_noise_share/{channel}": share for channel, share in enumerate(noise)})
-        print(f"grid {'x'.join(map(str, grid))} cells of {model.factor} voxels; posterior noise is at most {100 * max(noise):.2f} % of a channel's variance")
+        cells = "x".join(map(str, grid))
+        print(f"grid {cells} cells of {model.factor} voxels; posterior noise is at most {100 * max(noise):.2f} % of a channel's variance")
         run.finish(reads, ["model.safetensors", "model.yaml", "cohort.csv", "cohort.json"])
     return latents
 

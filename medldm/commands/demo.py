@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from medldm.commands.cache_latents import cache_latents
+from medldm.commands.check import check
 from medldm.commands.evaluate import evaluate
 from medldm.commands.generate import generate
 from medldm.commands.prepare import prepare
@@ -48,18 +49,20 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
             )
         else:
             autoencoder_settings, diffusion_settings = {}, {}
-        _title(1, "prepare")
+        _title(1, "check")
+        check(source, covariates=covariates)
+        _title(2, "prepare")
         prepare(source, cohort, covariates=covariates, seed=seed)
-        _title(2, "train-autoencoder")
+        _title(3, "train-autoencoder")
         train_autoencoder(cohort, autoencoder, seed=seed, **autoencoder_settings)
-        _title(3, "cache-latents")
+        _title(4, "cache-latents")
         cache_latents(cohort, autoencoder, latents, seed=seed)
-        _title(4, "train-diffusion")
+        _title(5, "train-diffusion")
         train_diffusion(latents, diffusion, seed=seed, **diffusion_settings)
-        _title(5, "generate")
+        _title(6, "generate")
         generate(diffusion, count, out / "generated", seed=seed)
-        _title(6, "evaluate")
-        found = evaluate(out / "evaluation", cohort, generated=out / "generated", autoencoder=autoencoder, diffusion=diffusion, seed=seed)
+        _title(7, "evaluate")
+        found = evaluate(out / "evaluation", cohort, generated=out / "generated", autoencoder=autoencoder, seed=seed)
     report = out / "report.html"
     shutil.copyfile(found, report)
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes. The report: {report}")
@@ -67,4 +70,4 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
 
 
 def _title(number: int, name: str) -> None:
-    print(f"\n[{number}/6] {name}")
+    print(f"\n[{number}/7] {name}")

@@ -41,9 +41,7 @@ LIMITS = (
 )
 
 
-def evaluate(
-    out: Path, reference: Path, generated: Path | None = None, autoencoder: Path | None = None, split: str = "test", seed: int = 0
-) -> Path:
+def evaluate(out: Path, reference: Path, generated: Path | None = None, autoencoder: Path | None = None, split: str = "test", seed: int = 0) -> Path:
     """Evaluate an autoencoder on held-out cases, a generated cohort against real cases, or both at once.
 
     Writes `metrics.csv` (every figure with its 95 % interval over patients), `cases.csv` (values per case) and `report.html`.

@@ -8,9 +8,10 @@ from rich.progress import Progress
 
 from medldm.cohort import Case, Cohort
 from medldm.diffusion.conditions.base import Value
-from medldm.diffusion.model import LatentDiffusion, middle
+from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.diffusion.steering import Steering
 from medldm.errors import UserError
 from medldm.files import sha256
 from medldm.run import Run, load_model
@@ -25,6 +26,7 @@ def generate(
     conditions: dict[str, float | str] | None = None,
     guidance: float = 1.5,
     sampler: Sampler = DpmPlusPlus(20),
+    steering: Steering | None = Steering(),
     batch: int = 8,
     seed: int = 0,
 ) -> Cohort:
@@ -40,6 +42,7 @@ def generate(
         conditions: covariate -> value for all cases; the others are drawn to go with them, as in the training cohort.
         guidance: 1 follows the conditions as learned, more overstates them.
         sampler: solver and number of steps.
+        steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
         batch: cases computed at once.
         seed: decides noise and drawn conditions.
 
@@ -54,20 +57,19 @@ def generate(
     fixed: dict[str, Value] = dict(conditions or {})
     model.denoiser.encode(fixed)
     reads = {"diffusion": sha256(run / "model.safetensors")}
-    arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, batch=batch, seed=seed)
+    arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, steering=steering, batch=batch, seed=seed)
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     with tracked(claimed, reads), Progress() as progress:
         task = progress.add_task("generating", total=count)
         missing = [index for index in range(count) if not _whole(claimed.root, index, model)]
         progress.advance(task, count - len(missing))
         for start in range(0, len(missing), batch):
             indices = missing[start : start + batch]
-            _write_batch(model, indices, claimed.root, fixed, sampler, guidance, seed, device)
+            _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
             progress.advance(task, len(indices))
         cases = tuple(_case(claimed.root, index, model, seed, fixed) for index in range(count))
         facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "guidance": guidance}
@@ -89,16 +91,19 @@ def _whole(root: Path, index: int, model: LatentDiffusion) -> bool:
 
 
 def _write_batch(
-    model: LatentDiffusion, indices: list[int], root: Path, fixed: dict[str, Value], sampler: Sampler, guidance: float, seed: int, device: str
+    model: LatentDiffusion,
+    indices: list[int],
+    root: Path,
+    fixed: dict[str, Value],
+    sampler: Sampler,
+    guidance: float,
+    steering: Steering | None,
+    seed: int,
 ) -> None:
-    asked = [model.ask(seed, index, fixed) for index in indices]
-    codes = torch.stack([model.denoiser.encode(values) for values, _ in asked]).to(device)
+    asked, extents = zip(*(model.ask(seed, index, fixed) for index in indices), strict=True)
+    device = model.autoencoder.latent_mean.device
     noise = torch.stack([model.noise(seed, index) for index in indices]).to(device)
-    valid = torch.zeros_like(noise[:, :1])
-    for row, (_, extent) in zip(valid, asked, strict=True):
-        row[(slice(None), *middle(extent, model.grid))] = 1
-    latents = model.sample(noise, codes, valid, sampler, guidance)
-    for index, latent, (_, extent) in zip(indices, latents, asked, strict=True):
+    for index, latent, extent in zip(indices, model.sample(noise, asked, extents, sampler, guidance, steering), extents, strict=True):
         image, label = model.decode(latent, extent)
         affine = np.diag([*model.spacing, 1.0])
         affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(image.shape[1:]) - 1)

@@ -15,7 +15,7 @@ class TrainingProgress:
     """
 
     def __init__(self, steps: int):
-        self.steps, self.started, self.first = steps, time.monotonic(), None
+        self.steps, self.started = steps, time.monotonic()
         self.values: dict[str, float] = {}
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[values]}"))
         console = Console(file=sys.stderr)
@@ -38,12 +38,11 @@ class TrainingProgress:
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         """Show the step and the latest values."""
-        self.first = step if self.first is None else self.first
         self.values.update(values)
         text = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items() if name.startswith("val/") or name == "train/loss")
         if self.bar:
             self.bar.update(self.task, completed=step, values=text)
         elif step * 10 // self.steps > self.tenth:
             self.tenth = step * 10 // self.steps
-            pace = (time.monotonic() - self.started) / max(1, step - self.first)
-            print(f"step {step}/{self.steps}  {text}  ({pace:.2f} s per step)", flush=True)
+            elapsed = (time.monotonic() - self.started) / 60
+            print(f"step {step}/{self.steps}  {text}  ({elapsed:.1f} min)", flush=True)

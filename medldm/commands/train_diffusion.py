@@ -18,6 +18,7 @@ from medldm.diffusion.model import EXTENT, LatentDiffusion
 from medldm.diffusion.population import Population
 from medldm.diffusion.process import Flow, Process
 from medldm.errors import UserError
+from medldm.models.autoencoder import Autoencoder
 from medldm.models.nets import DenoisingNet, UNet
 from medldm.randomness import keyed, seeded
 from medldm.run import Run, load_model, save_model
@@ -56,41 +57,68 @@ def train_diffusion(
     source = Cohort.load(latents)
     if source.unit != "latent":
         raise UserError(f"{latents} holds images, not latents.", "Encode it with: medldm cache-latents --cohort DIR --autoencoder RUN --out DIR")
-    train, val = source.split("train"), source.split("val")
     autoencoder = load_model(latents)
-    grid = tuple(source.facts["grid"])
-    names = _chosen(train, conditions, latents)
     with seeded(seed, "weights"):
-        network = net(autoencoder.latent_channels)
-        denoiser = Denoiser(network, process, {name: _condition(name, train, network.width) for name in names}, predicts)
-    if any(n % network.multiple for n in grid):
-        raise UserError(f"The latent grid {grid} is no multiple of {network.multiple}, which {type(network).__name__} needs.", f"Cache with --multiple {network.multiple}.")
+        denoiser = _denoiser(source, net(autoencoder.latent_channels), process, predicts, conditions)
     reads = {"latents": source.fingerprint(), **source.parents}
     arguments = dict(latents=latents, net=net, process=process, predicts=predicts, conditions=conditions, training=training, seed=seed)
     run = Run.claim(out, "train-diffusion", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    parameters = sum(p.numel() for p in denoiser.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {'x'.join(map(str, grid))}, conditions: {', '.join(names) or 'none'}")
+    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
+        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
+        _fit(source, denoiser, autoencoder, training, seed, run, watchers, progress.say)
+        population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
+        grid, spacing = tuple(source.facts["grid"]), tuple(source.facts["voxel_spacing"])
+        units = {name: source.covariates[name] for name in denoiser.conditions}
+        save_model(run.root, LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, units))
+        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
+    return out
 
+
+def _denoiser(source: Cohort, network: DenoisingNet, process: Process, predicts: str, conditions: list[str] | None) -> Denoiser:
+    """A denoiser whose conditions know the training cohort.
+
+    Raises:
+        UserError: the grid does not suit the network, or a condition does not exist or does not vary.
+    """
+    train, grid = source.split("train"), source.facts["grid"]
+    if any(n % network.multiple for n in grid):
+        name = type(network).__name__
+        raise UserError(
+            f"The latent grid {grid} is no multiple of {network.multiple}, which {name} needs.", f"Cache with --multiple {network.multiple}."
+        )
+    names = _chosen(train, conditions, source.root)
+    return Denoiser(network, process, {name: _condition(name, train, network.width) for name in names}, predicts)
+
+
+def _fit(
+    source: Cohort,
+    denoiser: Denoiser,
+    autoencoder: Autoencoder,
+    training: Training,
+    seed: int,
+    run: Run,
+    watchers: list[Callable],
+    say: Callable[[str], None],
+) -> None:
     from medldm.training.diffusion import DiffusionTraining
     from medldm.training.fit import fit
     from medldm.training.latents import Latents
 
-    def dataset(cohort: Cohort) -> Latents:
-        codes = torch.stack([denoiser.encode({name: case.covariates.get(name) for name in names}) for case in cohort])
-        return Latents(cohort, codes, autoencoder.whiten, grid, training.batch, seed)
+    grid = tuple(source.facts["grid"])
 
-    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
-        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
-        module = DiffusionTraining(denoiser, training, seed, grid)
-        fit(module, dataset(train), DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None, run.root, watchers, progress.say)
-        population = Population.fit([_row(case, names) for case in train], keyed(seed, "population"))
-        spacing = tuple(source.facts["voxel_spacing"])
-        save_model(run.root, LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, source.covariates))
-        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
-    return out
+    def dataset(cohort: Cohort) -> Latents:
+        codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cohort]
+        return Latents(cohort, torch.stack(codes), autoencoder.whiten, grid, training.batch, seed)
+
+    train, val = source.split("train"), source.split("val")
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    cells, names = "x".join(map(str, grid)), ", ".join(denoiser.conditions) or "none"
+    say(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {cells}, conditions: {names}")
+    validation = DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None
+    fit(DiffusionTraining(denoiser, training, seed, grid), dataset(train), validation, run.root, watchers, say)
 
 
 def _chosen(train: Cohort, wanted: list[str] | None, latents: Path) -> list[str]:
@@ -113,7 +141,7 @@ def _condition(name: str, train: Cohort, width: int) -> Condition:
     return Scalar(width, float(np.mean(values)), max(float(np.std(values)), math.ulp(1.0)))
 
 
-def _row(case: Case, names: list[str]) -> dict[str, Value]:
+def _row(case: Case, denoiser: Denoiser) -> dict[str, Value]:
     """Conditions and field of view of a case, for the population."""
     extent = {name: float(cells) for name, cells in zip(EXTENT, case.shape, strict=True)}
-    return {**{name: case.covariates[name] for name in names}, **extent}
+    return {**{name: case.covariates[name] for name in denoiser.conditions}, **extent}

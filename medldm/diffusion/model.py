@@ -1,5 +1,8 @@
 """A latent diffusion model: autoencoder, denoiser and what to ask it for. The content of a diffusion run."""
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +10,7 @@ from medldm.diffusion.conditions.base import Value
 from medldm.diffusion.denoiser import Denoiser
 from medldm.diffusion.population import Population
 from medldm.diffusion.samplers.base import Sampler
+from medldm.diffusion.steering import Steering
 from medldm.models.autoencoder import Autoencoder
 from medldm.randomness import keyed
 from medldm.types import Shape3
@@ -53,13 +57,38 @@ class LatentDiffusion(nn.Module):
         """Starting noise [c i j k] of sample `index`, whatever the batch."""
         return torch.randn(self.autoencoder.latent_channels, *self.grid, generator=keyed(seed, "noise", index))
 
-    @torch.inference_mode()
-    def sample(self, noise: Tensor, codes: Tensor, valid: Tensor, sampler: Sampler, guidance: float, generator: torch.Generator | None = None) -> Tensor:
-        """Whitened latents [B c i j k] from noise [B c i j k], conditions [B N] and fields of view [B 1 i j k]."""
-        denoise = self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
-        return sampler.sample(denoise, self.denoiser.process, noise, generator)
+    @torch.no_grad()
+    def sample(
+        self, noise: Tensor, asked: list[dict[str, Value]], extents: list[Shape3], sampler: Sampler, guidance: float, steering: Steering | None = None
+    ) -> Tensor:
+        """Whitened latents [B c i j k].
 
-    @torch.inference_mode()
+        Args:
+            noise: the state at t = 1 [B c i j k].
+            asked: conditions per sample.
+            extents: fields of view per sample, in cells.
+            sampler: the solver.
+            guidance: strength of the conditions.
+            steering: moves label volumes to what is asked for; None leaves them to the conditions alone.
+        """
+        codes = torch.stack([self.denoiser.encode(values) for values in asked]).to(noise.device)
+        valid = torch.zeros_like(noise[:, :1])
+        for row, extent in zip(valid, extents, strict=True):
+            row[(slice(None), *middle(extent, self.grid))] = 1
+        denoise = self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
+        if steering is not None and self.labels:
+            volumes = [[values.get(f"volume_{name}") for name in self.labels.values()] for values in asked]
+            wanted = torch.tensor([[torch.nan if v is None else v for v in row] for row in volumes], device=noise.device)
+            denoise = steering.inform(denoise, [partial(self.volumes, extent=extent) for extent in extents], wanted)
+        return sampler.sample(denoise, self.denoiser.process, noise)
+
+    def volumes(self, z: Tensor, extent: Shape3) -> Tensor:
+        """Expected volume in mm3 of every label in the decoded latent [c i j k], differentiable."""
+        decoded = self.autoencoder.decode(z[(None, slice(None), *middle(extent, self.grid))])
+        probability = decoded[0, self.autoencoder.image_channels :].softmax(0)
+        return probability[list(self.labels)].sum((1, 2, 3)) * math.prod(self.spacing)
+
+    @torch.no_grad()
     def decode(self, z: Tensor, extent: Shape3) -> tuple[Tensor, Tensor | None]:
         """Image [C I J K] in [-1, 1] and label map [1 I J K] of one latent [c i j k], cut to its field of view."""
         image, label = self.autoencoder.split(self.autoencoder.decode(z[(None, slice(None), *middle(extent, self.grid))]))

@@ -37,7 +37,7 @@ class Population:
     @classmethod
     def fit(cls, rows: list[dict[str, Value]], generator: torch.Generator) -> "Population":
         """Fit to the cases' conditions; ties are ranked at random, missing values count as average."""
-        quantiles, discrete, categories, scores = {}, [], {}, []
+        quantiles, discrete, categories, ranks = {}, [], {}, []
         for name in rows[0]:
             values = [row[name] for row in rows]
             if any(isinstance(value, str) for value in values):
@@ -48,8 +48,9 @@ class Population:
             whole = name in categories or bool(np.all(known == np.rint(known)) and len(np.unique(known)) <= 16)
             discrete += [name] if whole else []
             quantiles[name] = np.quantile(known, LEVELS, method="inverted_cdf" if whole else "linear").tolist()
-            scores.append(_normal_scores(present, generator))
-        correlation = np.atleast_2d(np.corrcoef(np.array(scores)))
+            ranks.append(_ranks(present, generator))
+        # Spearman's rank correlation is kept: of normal scores the correlation is 2 sin(pi / 6 rho) (Pearson 1907).
+        correlation = 2 * np.sin(np.pi / 6 * np.atleast_2d(np.corrcoef(np.array(ranks))))
         correlation = (1 - SHRINKAGE) * np.nan_to_num(correlation) + SHRINKAGE * np.eye(len(correlation))
         np.fill_diagonal(correlation, 1.0)
         return cls(quantiles, discrete, categories, correlation.round(6).tolist())
@@ -83,12 +84,11 @@ class Population:
         return NORMAL.inv_cdf(min(max((below + above) / 2 / len(table), 0.0125), 0.9875))
 
 
-def _normal_scores(values: np.ndarray, generator: torch.Generator) -> np.ndarray:
+def _ranks(values: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Ranks in (0, 1), ties in random order, the middle where a value is missing."""
     known = ~np.isnan(values)
     count = int(known.sum())
     order = np.lexsort((torch.rand(count, generator=generator).numpy(), values[known]))
-    ranks = np.empty(count)
-    ranks[order] = (np.arange(count) + 0.5) / count
-    scores = np.zeros(len(values))
-    scores[known] = [NORMAL.inv_cdf(rank) for rank in ranks]
-    return scores
+    ranks = np.full(len(values), 0.5)
+    ranks[np.flatnonzero(known)[order]] = (np.arange(count) + 0.5) / count
+    return ranks

@@ -28,11 +28,13 @@ def mmd2(x: np.ndarray, y: np.ndarray, bandwidth: float) -> float:
         y: samples [m, d], m >= 2.
         bandwidth: of the kernel.
     """
-    ones = np.ones((1, len(x))), np.ones((1, len(y)))
-    return float(_weighted_mmd2(x, y, bandwidth, np.arange(len(x)), np.arange(len(y)), *ones)[0])
+    once = np.ones((1, len(x))), np.ones((1, len(y)))
+    return float(_weighted_mmd2(x, y, bandwidth, np.arange(len(x)), np.arange(len(y)), once[0], once[1])[0])
 
 
-def _weighted_mmd2(x, y, bandwidth, owner_x, owner_y, weights_x, weights_y) -> np.ndarray:
+def _weighted_mmd2(
+    x: np.ndarray, y: np.ndarray, bandwidth: float, owner_x: np.ndarray, owner_y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray
+) -> np.ndarray:
     """MMD^2 of each row of case weights; pairs of one patient are left out, so that repeats in a resample do not count as likeness."""
 
     def within(z: np.ndarray, owner: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -103,10 +105,10 @@ class FeatureDistance(Metric):
 
     def _mmd(self, x: np.ndarray, y: np.ndarray, patients_x: list[str], patients_y: list[str]) -> tuple[float, float, float]:
         bandwidth = median_bandwidth(y)
-        owners = [np.unique(patients, return_inverse=True)[1] for patients in (patients_x, patients_y)]
-        value = float(_weighted_mmd2(x, y, bandwidth, *owners, np.ones((1, len(x))), np.ones((1, len(y))))[0])
-        weights = case_weights(patients_x, DRAWS, self.seed), case_weights(patients_y, DRAWS, self.seed + 1)
-        return value, *interval(_weighted_mmd2(x, y, bandwidth, *owners, *weights), centre=value)
+        a, b = (np.unique(patients, return_inverse=True)[1] for patients in (patients_x, patients_y))
+        value = float(_weighted_mmd2(x, y, bandwidth, a, b, np.ones((1, len(x))), np.ones((1, len(y))))[0])
+        weights_x, weights_y = case_weights(patients_x, DRAWS, self.seed), case_weights(patients_y, DRAWS, self.seed + 1)
+        return value, *interval(_weighted_mmd2(x, y, bandwidth, a, b, weights_x, weights_y), centre=value)
 
     def _frechet(self, x: np.ndarray, y: np.ndarray, patients_x: list[str], patients_y: list[str]) -> tuple[float, float, float]:
         value = frechet(x, y)
@@ -132,8 +134,8 @@ class IntensityDistance(Metric):
         x, y = intensity_histograms(generated, edges), intensity_histograms(reference, edges)
         value = float(_wasserstein(x.mean(0), y.mean(0), edges))
         weights = case_weights(generated.patients, DRAWS, self.seed), case_weights(reference.patients, DRAWS, self.seed + 1)
-        pooled = [w @ z / w.sum(1, keepdims=True) for w, z in zip(weights, (x, y), strict=True)]
-        low, high = interval(_wasserstein(*pooled, edges), centre=value)
+        pooled_x, pooled_y = (w @ z / w.sum(1, keepdims=True) for w, z in zip(weights, (x, y), strict=True))
+        low, high = interval(_wasserstein(pooled_x, pooled_y, edges), centre=value)
         return [Score("intensity_w1", value, max(0.0, low), high, len(set(generated.patients)), generated.cohort.unit)]
 
 

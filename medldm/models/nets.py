@@ -38,11 +38,13 @@ class UNet(DenoisingNet):
 
     Args:
         latent_channels: channels of the latent.
-        channels: per level, multiples of 16; each further level halves the grid.
+        channels: per level, multiples of `groups`; each further level halves the grid.
         attention: per level, whether it has self-attention.
         blocks: residual blocks per level.
         head_channels: channels per attention head.
         width: length of the context vector.
+        groups: of the group normalisation. Time and conditions enter as one number per channel in front of a normalisation,
+            which takes away its mean per group: with as many groups as channels nothing of them is left.
     """
 
     def __init__(
@@ -50,16 +52,18 @@ class UNet(DenoisingNet):
         latent_channels: int,
         channels: tuple[int, ...] = (64, 128),
         attention: tuple[bool, ...] = (False, True),
-        blocks: int = 2,
+        blocks: int = 1,
         head_channels: int = 32,
         width: int = 128,
+        groups: int = 4,
     ):
         super().__init__(latent_channels, width)
         if len(attention) != len(channels):
             raise UserError(f"attention has {len(attention)} entries, channels {len(channels)}.", "Give one of each per level.")
-        if any(c % 16 for c in channels):
-            raise UserError(f"channels={tuple(channels)}: each must be a multiple of 16.")
-        self.channels, self.attention, self.blocks, self.head_channels = tuple(channels), tuple(attention), blocks, head_channels
+        if any(c % groups or c % min(c, head_channels) for c in channels):
+            raise UserError(f"channels={tuple(channels)}: each must be a multiple of groups={groups} and of head_channels={head_channels}.")
+        self.channels, self.attention, self.blocks = tuple(channels), tuple(attention), blocks
+        self.head_channels, self.groups = head_channels, groups
         from monai.networks.nets import DiffusionModelUNet
 
         self.net = DiffusionModelUNet(
@@ -69,8 +73,8 @@ class UNet(DenoisingNet):
             num_res_blocks=blocks,
             channels=self.channels,
             attention_levels=self.attention,
-            num_head_channels=[head_channels if has else 0 for has in attention],
-            norm_num_groups=16,
+            num_head_channels=[min(c, head_channels) for c in channels],
+            norm_num_groups=groups,
             num_class_embeds=1,
             use_flash_attention=True,
         )

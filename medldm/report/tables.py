@@ -26,9 +26,9 @@ MEANING = {
     "nearest_train": "Largest correlation with a training image, mean over cases. Beside it: the held-out cases.",
     "copies_threshold": "Mean + 4 standard deviations of the held-out cases' largest correlation with a training image.",
     "copies": "Generated cases above that threshold.",
-    "fidelity_r_": "Correlation of requested and measured. Beside it, where a model measures: its cross-validated correlation on real cases.",
-    "fidelity_error_": "Mean absolute difference of measured and requested, relative to requested.",
-    "fidelity_bias_": "Mean signed difference of measured and requested, relative to requested.",
+    "fidelity_r_": "Correlation of requested and measured. Beside it: of the measuring model on real cases.",
+    "fidelity_error_": "Mean absolute difference, relative to requested.",
+    "fidelity_bias_": "Mean of measured minus requested, relative to requested.",
     "fidelity_accuracy_": "Balanced accuracy of a linear classifier for the requested category. Beside it: cross-validated on real cases.",
 }
 YARDSTICKS = ("_dct", "_real")
@@ -43,8 +43,8 @@ def score_table(title: str, scores: Sequence[Score]) -> Table:
         if score.name in beside:
             continue
         yardstick = next((by_name[score.name + end] for end in YARDSTICKS if score.name + end in by_name), None)
-        rows.append((score.name, _text(score), _text(yardstick) if yardstick else "", str(score.n), score.unit, _meaning(score.name)))
-    return Table(title, ("name", "value [95 % interval]", "beside it", "n", "unit", "what it says"), rows, figures=(1, 2, 3, 4))
+        rows.append((score.name, _text(score), _beside(yardstick, score.n), str(score.n), score.unit, _meaning(score.name)))
+    return Table(title, ("name", "value [95 % interval]", "beside it", "n", "unit", "what it says"), rows, figures=(0, 1, 2, 3, 4))
 
 
 def lineage_table(folders: dict[str, Path]) -> Table:
@@ -65,7 +65,7 @@ def lineage_table(folders: dict[str, Path]) -> Table:
         rows += [(role, f"read {name}", str(value)) for name, value in record.get("reads", {}).items()]
         rows += [(role, f"sha256 of {name}", value) for name, value in record.get("outputs", {}).items() if name.startswith("model.")]
         rows += [(role, "configuration", _plain(config))] if config else []
-    return Table("", ("of", "what", "value"), rows)
+    return Table("", ("of", "what", "value"), rows, figures=(0, 1))
 
 
 def sources(folders: dict[str, Path]) -> dict[str, str]:
@@ -89,6 +89,13 @@ def _text(score: Score) -> str:
     if math.isnan(score.low):
         return _number(score.value)
     return f"{_number(score.value)} [{_number(score.low)}, {_number(score.high)}]"
+
+
+def _beside(yardstick: Score | None, n: int) -> str:
+    """The yardstick, with its own number of patients where that differs."""
+    if yardstick is None:
+        return ""
+    return _text(yardstick) + ("" if yardstick.n == n else f", n {yardstick.n}")
 
 
 def _number(value: float) -> str:

@@ -99,7 +99,9 @@ def crop_size(cohort: Cohort, factor: int, wanted: Shape3 | None, largest: int =
     unit = 2 * factor if min(smallest) >= 2 * factor else factor
     size = wanted or tuple(min(largest, n // unit * unit) for n in smallest)
     if any(s < factor or s % factor for s in size):
-        raise UserError(f"A crop of {size} voxels is no multiple of {factor} (smallest case: {smallest}).", "Set crop to multiples, or use larger cases.")
+        raise UserError(
+            f"A crop of {size} voxels is no multiple of {factor} (smallest case: {smallest}).", "Set crop to multiples, or use larger cases."
+        )
     if any(s > n for s, n in zip(size, smallest, strict=True)):
         raise UserError(f"A crop of {size} voxels does not fit the smallest case {tuple(smallest)}.", "Set a smaller crop.")
     return tuple(size)

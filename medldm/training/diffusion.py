@@ -36,6 +36,9 @@ class DiffusionTraining(StepTraining):
         latents, codes, valid = batch
         noise = torch.randn(latents.shape, generator=keyed(self.seed, "validation", batch_idx)).to(latents)
         context = self.model.context(codes, valid)
-        errors = [self.model.error(latents, noise, torch.full((len(latents),), t, dtype=torch.float64, device=latents.device), context) for t in VALIDATION_TIMES]
+        errors = [
+            self.model.error(latents, noise, torch.full((len(latents),), t, dtype=torch.float64, device=latents.device), context)
+            for t in VALIDATION_TIMES
+        ]
         total = self.record.get("val/loss", 0.0)
         self.record["val/loss"] = (total * batch_idx + float(torch.stack(errors).mean())) / (batch_idx + 1)

@@ -16,7 +16,9 @@ from medldm.training.options import resolve_precision
 from medldm.training.resume import Checkpoints, latest
 
 
-def fit(module: StepTraining, dataset: Dataset, validation: DataLoader | None, root: Path, watchers: Sequence[Watcher], say: Callable[[str], None]) -> None:
+def fit(
+    module: StepTraining, dataset: Dataset, validation: DataLoader | None, root: Path, watchers: Sequence[Watcher], say: Callable[[str], None]
+) -> None:
     """Train until `options.steps`, with the averaged weights in `module.model` at the end.
 
     After a kill at any moment the same call continues from the newest whole checkpoint and, on one CPU device, ends with

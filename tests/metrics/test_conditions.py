@@ -52,7 +52,7 @@ def test_missing_and_constant_requests_are_left_out(store):
 
 
 def test_a_unit_that_is_no_volume_is_refused(store):
-    with pytest.raises(UserError, match="volume_left.*'kg'"):
+    with pytest.raises(UserError, match=r"volume_left.*'kg'"):
         volume_pairs(cohort(store, {"volume_left": LEFT * 1.0}, {"volume_left": "kg"}))
 
 

@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from medldm.diffusion.process import Process
 from medldm.errors import UserError
 from medldm.types import Denoise
+
+if TYPE_CHECKING:
+    from medldm.diffusion.process import Process
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Sampler(ABC):
             raise UserError(f"steps={self.steps}: at least one is needed.")
 
     @abstractmethod
-    def walk(self, denoise: Denoise, process: Process, noise: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    def walk(self, denoise: Denoise, process: "Process", noise: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:
         """The states [B c i j k] after each step, the last of them at t = 0.
 
         Args:
@@ -37,7 +40,7 @@ class Sampler(ABC):
             generator: for solvers that add noise on their way; deterministic ones ignore it.
         """
 
-    def sample(self, denoise: Denoise, process: Process, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, denoise: Denoise, process: "Process", noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The last state of the walk."""
         x = noise
         for state in self.walk(denoise, process, noise, generator):

@@ -1,0 +1,138 @@
+"""The evaluation of an autoencoder and of a generated cohort, on a cohort of boxes written here."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medldm.cohort import Case, Cohort
+from medldm.commands.evaluate import evaluate
+from medldm.errors import UserError
+from medldm.models.lean import LeanAutoencoder
+from medldm.run import Run, save_model
+from medldm.volume import Volume, write_volume
+
+SPLITS = ("train",) * 6 + ("test",) * 5
+
+
+def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False):
+    """Images with two boxes, their label maps, and the volumes of the boxes as covariates."""
+    rng, cases = np.random.default_rng(seed), []
+    for i in range(count):
+        shape = tuple(int(n) for n in rng.integers(16, 20, 3))
+        label = np.zeros(shape, dtype=np.float32)
+        label[2 : 2 + rng.integers(3, 6), 3:9, 3:9], label[9 : 10 + rng.integers(3, 6), 3:9, 3:9] = 1, 2
+        image = (label / 2 - 0.5 + rng.normal(0, 0.1, shape)).clip(-1, 1)
+        paths = [f"images/{i}.nii.gz", f"labels/{i}.nii.gz"]
+        write_volume(root / paths[0], Volume(torch.tensor(image, dtype=torch.float32)[None], np.eye(4)))
+        write_volume(root / paths[1], Volume(torch.from_numpy(label)[None], np.eye(4), "label"))
+        volumes = {f"volume_{name}": float((label == value).sum()) for value, name in ((1, "left"), (2, "right"))}
+        split = splits[i] if splits else ""
+        cases.append(Case(f"c{i:02d}", f"{root.name}{i}", split, *paths, f"{root.name}{i}", shape, (1.0, 1.0, 1.0), covariates=volumes))
+    units = {"volume_left": "mm3", "volume_right": "mm3"}
+    Cohort(root, tuple(cases), unit, {1: "left", 2: "right"}, units, synthetic=synthetic).save()
+    return root
+
+
+def write_run(root, model):
+    run = Run.claim(root, "train_autoencoder", {})
+    save_model(root, model)
+    (root / "history.csv").write_text("step,name,value\n0,loss,2.0\n1,loss,0.1\n")
+    run.finish({}, ["model.safetensors"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A real cohort, a generated one, an untrained autoencoder, and the evaluation of all in one call."""
+    root = tmp_path_factory.mktemp("evaluate")
+    torch.manual_seed(0)
+    write_cohort(root / "real", len(SPLITS), 0, SPLITS)
+    write_cohort(root / "generated", 6, 1, synthetic=True)
+    write_run(root / "autoencoder", LeanAutoencoder(1, 2, 4, (8, 8), 1))
+    report = evaluate(root / "both", root / "real", root / "generated", root / "autoencoder")
+    return root, report
+
+
+def read_metrics(folder):
+    with open(folder / "metrics.csv", newline="") as stream:
+        return {row["name"]: row for row in csv.DictReader(stream)}
+
+
+def test_both_modes_write_all_rows(made):
+    root, report = made
+    rows = read_metrics(root / "both")
+    expected = ["psnr", "ssim", "ms_ssim", "psnr_dct", "ssim_dct", "dice_left", "dice_right", "voxels_per_number"]
+    compared = ("mmd2_haar_v1", "frechet_haar_v1", "intensity_w1", "pairwise_ms_ssim", "nearest_train")
+    expected += [name + end for name in compared for end in ("", "_real")]
+    expected += ["copies_threshold", "copies", "fidelity_r_volume_left", "fidelity_error_volume_right", "fidelity_bias_volume_total"]
+    assert set(expected) <= set(rows)
+    assert report == root / "both" / "report.html"
+    assert float(rows["voxels_per_number"]["value"]) == 16.0
+    assert float(rows["fidelity_r_volume_total"]["value"]) == pytest.approx(1.0)
+    assert float(rows["fidelity_error_volume_total"]["value"]) == 0.0
+    assert (rows["psnr"]["n"], rows["copies"]["n"], rows["copies"]["value"]) == ("5", "6", "0.0")
+    assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for n, r in rows.items() if n != "copies_threshold")
+
+
+def test_the_report_shows_everything_and_loads_nothing(made):
+    text = made[1].read_text()
+    assert "http://" not in text and "https://" not in text
+    for title in ("At a glance", "Synthesis", "Reconstruction", "Figures and their intervals", "Training", "Limits", "Provenance"):
+        assert f"<h2>{title}</h2>" in text
+    assert text.count("data:image/png;base64,") == 1 + 6 + 1 + 5 + 1 + 3 + 1  # overview, generated, scatter, real, intensities, best to worst, curves
+
+
+def test_cases_hold_the_values_of_every_part(made):
+    with open(made[0] / "both" / "cases.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["part"] for row in rows] == ["reconstruction"] * 5 + ["generated"] * 6 + ["real"] * 5
+    mean = np.mean([float(row["psnr"]) for row in rows[:5]])
+    assert float(read_metrics(made[0] / "both")["psnr"]["value"]) == pytest.approx(mean, rel=1e-12)
+    assert rows[5]["requested_volume_left"] == rows[5]["measured_volume_left"] != ""
+    assert rows[-1]["psnr"] == ""
+
+
+def test_each_mode_alone_gives_the_same_numbers_again(made, tmp_path):
+    root, _ = made
+    both = read_metrics(root / "both")
+    evaluate(tmp_path / "a", root / "real", autoencoder=root / "autoencoder")
+    evaluate(tmp_path / "b", root / "real", generated=root / "generated")
+    alone = {**read_metrics(tmp_path / "a"), **read_metrics(tmp_path / "b")}
+    assert alone == both
+    assert "psnr" not in read_metrics(tmp_path / "b") and "copies" not in read_metrics(tmp_path / "a")
+
+
+def test_a_second_call_says_what_exists(made, capsys):
+    root, report = made
+    before = report.stat().st_mtime_ns
+    assert evaluate(root / "both", root / "real", root / "generated", root / "autoencoder") == report
+    assert "done before" in capsys.readouterr().out and report.stat().st_mtime_ns == before
+
+
+def test_the_training_split_is_not_compared_with_itself(made, tmp_path):
+    root, _ = made
+    evaluate(tmp_path / "out", root / "real", generated=root / "generated", split="train")
+    assert not {"nearest_train", "copies", "mmd2_haar_v1_real"} & set(read_metrics(tmp_path / "out"))
+
+
+def test_wrong_input_is_refused_before_anything_is_written(made, tmp_path):
+    root, _ = made
+    write_cohort(tmp_path / "hounsfield", 3, 2, unit="HU")
+    write_run(tmp_path / "denoiser", nn.ReLU())
+    write_run(tmp_path / "three", LeanAutoencoder(1, 3, 4, (8,), 1))
+    wrong = [
+        ({}, "nothing to evaluate"),
+        ({"generated": root / "autoencoder"}, "is not a cohort"),
+        ({"generated": tmp_path / "hounsfield"}, "differ in unit"),
+        ({"generated": root / "generated", "split": "val"}, "no usable case in the split 'val'"),
+        ({"autoencoder": tmp_path / "denoiser"}, "holds a ReLU, not an autoencoder"),
+        ({"autoencoder": tmp_path / "three"}, "codes labels 1..3"),
+        ({"autoencoder": root / "generated"}, "holds no run"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(UserError, match=message):
+            evaluate(tmp_path / "out", root / "real", **arguments)
+    assert not (tmp_path / "out").exists()
