@@ -14,7 +14,7 @@ import torch
 from medldm.diffusion.conditions.base import Value
 
 LEVELS = np.linspace(0.025, 0.975, 39)  # the extremes belong to single patients
-SHRINKAGE = 0.02
+SMALLEST_EIGENVALUE = 1e-3
 NORMAL = NormalDist()
 
 
@@ -49,10 +49,10 @@ class Population:
             discrete += [name] if whole else []
             quantiles[name] = np.quantile(known, LEVELS, method="inverted_cdf" if whole else "linear").tolist()
             ranks.append(_ranks(present, generator))
-        # Spearman's rank correlation is kept: of normal scores the correlation is 2 sin(pi / 6 rho) (Pearson 1907).
-        correlation = 2 * np.sin(np.pi / 6 * np.atleast_2d(np.corrcoef(np.array(ranks))))
-        correlation = (1 - SHRINKAGE) * np.nan_to_num(correlation) + SHRINKAGE * np.eye(len(correlation))
-        np.fill_diagonal(correlation, 1.0)
+        with np.errstate(invalid="ignore"):  # a constant correlates with nothing
+            spearman = np.nan_to_num(np.atleast_2d(np.corrcoef(np.array(ranks))))
+        # Of normal scores with Spearman's rank correlation rho, the correlation is 2 sin(pi / 6 rho) (Pearson 1907).
+        correlation = _nearest_correlation(2 * np.sin(np.pi / 6 * spearman))
         return cls(quantiles, discrete, categories, correlation.round(6).tolist())
 
     def draw(self, generator: torch.Generator, fixed: dict[str, Value] | None = None) -> dict[str, Value]:
@@ -66,7 +66,7 @@ class Population:
         known = np.array([self._score(names[i], fixed[names[i]]) for i in given])
         gain = covariance[np.ix_(free, given)] @ np.linalg.pinv(covariance[np.ix_(given, given)])
         left = covariance[np.ix_(free, free)] - gain @ covariance[np.ix_(given, free)]
-        scores = gain @ known + np.linalg.cholesky(left + 1e-9 * np.eye(len(free))) @ normal[free] if free else []
+        scores = gain @ known + np.linalg.cholesky(left + 1e-6 * np.eye(len(free))) @ normal[free] if free else []
         drawn = {names[i]: self._value(names[i], float(score)) for i, score in zip(free, scores, strict=True)}
         return {name: fixed.get(name, drawn.get(name)) for name in names}
 
@@ -82,6 +82,14 @@ class Population:
         table = np.array(self.quantiles[name])
         below, above = np.searchsorted(table, number, "left"), np.searchsorted(table, number, "right")
         return NORMAL.inv_cdf(min(max((below + above) / 2 / len(table), 0.0125), 0.9875))
+
+
+def _nearest_correlation(matrix: np.ndarray) -> np.ndarray:
+    """A positive definite matrix with unit diagonal: with more conditions than patients the estimate is singular."""
+    values, vectors = np.linalg.eigh(matrix)
+    definite = vectors @ np.diag(values.clip(SMALLEST_EIGENVALUE)) @ vectors.T
+    scale = np.sqrt(np.diag(definite))
+    return definite / np.outer(scale, scale)
 
 
 def _ranks(values: np.ndarray, generator: torch.Generator) -> np.ndarray:

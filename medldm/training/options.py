@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from medldm.errors import UserError
+from medldm.machine import cpu_has_bf16
 
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
@@ -69,5 +70,5 @@ def resolve_precision(precision: str, smallest: int) -> str:
         raise UserError(f"training.precision=bf16-mixed computes wrong gradients on a CPU for grids of {smallest} cells.", "Set it to auto.")
     if precision != "auto":
         return precision
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_avx512_bf16_supported() and smallest >= 3
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16() and smallest >= 3
     return "bf16-mixed" if fast else "32-true"

@@ -47,3 +47,10 @@ def test_what_is_fixed_stays_and_draws_the_rest_with_it(population):
 def test_a_draw_depends_on_its_generator_alone(population):
     model, _ = population
     assert draws(model, 5) == draws(model, 5)
+
+
+def test_fewer_patients_than_conditions_are_enough():
+    rows = [{f"c{i}": float((p * 7 + i * p * p) % 5) for i in range(9)} | {"same": 4.0} for p in range(4)]
+    model = Population.fit(rows, torch.Generator().manual_seed(0))
+    assert all(d["same"] == 4.0 and d["c0"] in {r["c0"] for r in rows} for d in draws(model, 20))
+    assert draws(model, 3, c1=2.0, same=4.0)[0]["c1"] == 2.0

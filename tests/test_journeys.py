@@ -1,0 +1,169 @@
+"""The whole chain on phantoms, from the command line's own functions, and what must never happen on the way."""
+
+import re
+import shlex
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from medldm.cli import COMMANDS, arguments_of, main
+from medldm.cohort import Cohort
+from medldm.commands.cache_latents import cache_latents
+from medldm.commands.evaluate import evaluate
+from medldm.commands.generate import generate
+from medldm.commands.train_autoencoder import train_autoencoder
+from medldm.commands.train_diffusion import train_diffusion
+from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.models.lean import LeanAutoencoder
+from medldm.models.nets import UNet
+from medldm.training.options import Training
+from medldm.volume import read_volume
+
+README = Path(__file__).parents[1] / "README.md"
+LEAN = partial(LeanAutoencoder, widths=(8, 16))
+NET = partial(UNet, channels=(16, 32), width=16)
+BRIEF = Training(steps=6, batch=2, warm_up=2, validate_every=3, save_every=3)
+FEW = DpmPlusPlus(4)
+
+
+@pytest.fixture(scope="module")
+def chain(phantom_cohort, tmp_path_factory):
+    """Every step of the chain, in its folder."""
+    root = tmp_path_factory.mktemp("chain")
+    train_autoencoder(phantom_cohort.root, root / "autoencoder", model=LEAN, training=BRIEF)
+    cache_latents(phantom_cohort.root, root / "autoencoder", root / "latents", windows=2)
+    train_diffusion(root / "latents", root / "diffusion", net=NET, training=BRIEF)
+    generate(root / "diffusion", 5, root / "generated", sampler=FEW, batch=5)
+    evaluate(root / "evaluation", phantom_cohort.root, generated=root / "generated", autoencoder=root / "autoencoder")
+    return root
+
+
+def rows(path):
+    return dict(line.split(",", 1) for line in path.read_text().splitlines()[1:])
+
+
+def test_the_chain_leaves_what_the_design_says(chain):
+    for run in ("autoencoder", "diffusion"):
+        assert {"config.yaml", "model.yaml", "model.safetensors", "provenance.json", "history.csv"} <= {p.name for p in (chain / run).iterdir()}
+    cohort = Cohort.load(chain / "generated")
+    assert cohort.synthetic and len(cohort) == 5 and cohort.labels == {1: "brain", 2: "ventricles", 3: "lesion"}
+    for case in cohort:
+        image, label = read_volume(cohort.path(case.image)), read_volume(cohort.path(case.label), "label")
+        assert image.shape == label.shape == case.shape == (16, 20, 16)
+        assert image.data.abs().max() <= 1 and set(label.data.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+        assert case.covariates["sex"] in ("F", "M")
+    scores = rows(chain / "evaluation" / "metrics.csv")
+    assert {"psnr", "ssim", "ms_ssim", "dice_brain", "psnr_dct", "fidelity_r_volume_brain"} <= set(scores)
+    assert "http://" not in (chain / "evaluation" / "report.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_lineage_links_every_folder_to_what_it_read(chain, phantom_cohort):
+    latents, generated = Cohort.load(chain / "latents"), Cohort.load(chain / "generated")
+    from medldm.files import read_json, sha256
+
+    assert latents.parents == {"cohort": phantom_cohort.fingerprint(), "autoencoder": sha256(chain / "autoencoder" / "model.safetensors")}
+    assert read_json(chain / "diffusion" / "provenance.json")["reads"]["latents"] == latents.fingerprint()
+    assert generated.parents == {"diffusion": sha256(chain / "diffusion" / "model.safetensors")}
+
+
+def test_a_sample_is_the_same_in_any_count_and_batch(chain, tmp_path):
+    few = generate(chain / "diffusion", 3, tmp_path / "few", sampler=FEW, batch=2)
+    many = Cohort.load(chain / "generated")
+    for a, b in zip(few, many, strict=False):
+        assert a.covariates == b.covariates
+        difference = read_volume(few.path(a.image)).data - read_volume(many.path(b.image)).data
+        assert difference.abs().max() <= 1e-4
+
+
+def test_an_interrupted_generation_makes_only_what_is_missing(chain, tmp_path):
+    whole = generate(chain / "diffusion", 4, tmp_path / "g", sampler=FEW, batch=4)
+    lost = read_volume(whole.path(whole.cases[2].image)).data
+    kept = (tmp_path / "g" / whole.cases[0].image).stat().st_mtime_ns
+    for name in ("provenance.json", "cohort.json", "cohort.csv", whole.cases[2].image):
+        (tmp_path / "g" / name).unlink()
+    again = generate(chain / "diffusion", 4, tmp_path / "g", sampler=FEW, batch=4)
+    assert (tmp_path / "g" / again.cases[0].image).stat().st_mtime_ns == kept
+    assert len(again) == 4 and again.cases[:2] == whole.cases[:2]
+    assert (read_volume(again.path(again.cases[2].image)).data - lost).abs().max() <= 1e-4
+
+
+def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(chain, phantom_cohort, tmp_path):
+    train_autoencoder(phantom_cohort.root, tmp_path / "autoencoder", model=LEAN, training=BRIEF)
+    assert (tmp_path / "autoencoder" / "model.safetensors").read_bytes() == (chain / "autoencoder" / "model.safetensors").read_bytes()
+    evaluate(tmp_path / "evaluation", phantom_cohort.root, generated=chain / "generated", autoencoder=tmp_path / "autoencoder")
+    assert (tmp_path / "evaluation" / "metrics.csv").read_text() == (chain / "evaluation" / "metrics.csv").read_text()
+
+
+def test_latents_are_white_over_the_training_cases(chain):
+    from medldm.run import load_model
+    from medldm.training.latents import load_latents
+
+    latents, model = Cohort.load(chain / "latents"), load_model(chain / "latents")
+    flat = torch.cat([model.whiten(z[None])[0].flatten(1) for case in latents.split("train") for z in load_latents(latents.path(case.image))], 1)
+    assert flat.mean(1).abs().max() < 1e-3 and (flat.std(1) - 1).abs().max() < 1e-3
+
+
+def test_fixed_conditions_are_asked_for_in_every_case(chain, tmp_path):
+    cohort = generate(chain / "diffusion", 2, tmp_path / "g", conditions={"age": 80.0, "sex": "F"}, sampler=FEW)
+    assert {(case.covariates["age"], case.covariates["sex"]) for case in cohort} == {(80.0, "F")}
+
+
+def refused(capsys, *arguments):
+    assert main([str(a) for a in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_of_the_wrong_kind_is_refused_by_name(chain, phantom_cohort, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "autoencoder" in refused(capsys, "generate", "--run", chain / "autoencoder", "--count", 2, "--out", out)
+    assert "not an autoencoder" in refused(capsys, "cache-latents", "--cohort", phantom_cohort.root, "--autoencoder", chain / "diffusion", "--out", out)
+    assert "not latents" in refused(capsys, "train-diffusion", "--latents", phantom_cohort.root, "--out", out)
+    assert "no cohort.json" in refused(capsys, "train-autoencoder", "--cohort", tmp_path, "--out", out)
+    assert not out.exists()
+
+
+def test_an_autoencoder_of_another_cohort_is_refused(chain, phantom_source, tmp_path, capsys):
+    assert main(["prepare", "--source", str(phantom_source), "--out", str(tmp_path / "other"), "--seed", "9"]) == 0
+    error = refused(capsys, "cache-latents", "--cohort", tmp_path / "other", "--autoencoder", chain / "autoencoder", "--out", tmp_path / "out")
+    assert "another cohort" in error and not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_is_refused(chain, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(chain / "diffusion", tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "sha256" in refused(capsys, "generate", "--run", tmp_path / "run", "--count", 1, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_folder_is_never_overwritten(chain, tmp_path, capsys):
+    before = {p: p.stat().st_mtime_ns for p in (chain / "generated").rglob("*.nii.gz")}
+    arguments = ["generate", "--run", chain / "diffusion", "--count", 6, "--out", chain / "generated"]
+    assert "count: 5 there, 6 now" in refused(capsys, *arguments)
+    assert {p: p.stat().st_mtime_ns for p in (chain / "generated").rglob("*.nii.gz")} == before
+
+
+@pytest.mark.parametrize(
+    "option", [["--conditions", '{"weight": 3.0}'], ["--conditions", '{"sex": "X"}'], ["--count", "0"], ["--sampler.steps", "0"]], ids=str
+)
+def test_impossible_wishes_are_refused_before_anything_is_written(chain, tmp_path, capsys, option):
+    refused(capsys, "generate", "--run", chain / "diffusion", "--out", tmp_path / "out", "--count", 2, *option)
+    assert not (tmp_path / "out").exists()
+
+
+def readme_commands():
+    text = README.read_text(encoding="utf-8")
+    return [line for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", text, re.S) for line in block.splitlines() if line.startswith("medldm ")]
+
+
+@pytest.mark.parametrize("line", readme_commands() or ["the README shows no command"])
+def test_every_command_of_the_readme_is_one(line):
+    _, name, *options = shlex.split(line, comments=True)
+    assert name in COMMANDS
+    assert arguments_of(name, options) is not None
