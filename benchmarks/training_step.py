@@ -53,9 +53,11 @@ def make_step(name: str, ours: bool):
 
     def forward():
         if "unet" in name:
-            return (network(torch.cat([latent, torch.ones_like(latent[:, :1])], 1), t, torch.zeros(2, 128)) - latent).pow(2).mean() if ours else (
-                network(latent, timesteps=1000 * t) - latent
-            ).pow(2).mean()
+            return (
+                (network(torch.cat([latent, torch.ones_like(latent[:, :1])], 1), t, torch.zeros(2, 128)) - latent).pow(2).mean()
+                if ours
+                else (network(latent, timesteps=1000 * t) - latent).pow(2).mean()
+            )
         mean, std = network.posterior(image) if ours else network.encode(image)
         z = mean + std * torch.randn_like(mean)
         decoded = network.decode_raw(z) if ours else network.decode(z)

@@ -1,8 +1,8 @@
 """Shape aliases and the axis legend.
 
-    B  batch            C  channel          I J K  voxels along right, anterior, superior (RAS+)
-    i j k               latent cells along the same axes
-    t in [0, 1]         0 = data, 1 = noise; times and coefficients are float64
+B  batch            C  channel          I J K  voxels along right, anterior, superior (RAS+)
+i j k               latent cells along the same axes
+t in [0, 1]         0 = data, 1 = noise; times and coefficients are float64
 """
 
 from collections.abc import Callable

@@ -127,7 +127,10 @@ def test_a_run_folder_belongs_to_one_command_its_arguments_and_its_inputs(tmp_pa
     with pytest.raises(UserError, match="Another process"):
         Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"})
     run.lock.release()
-    for arguments, reads, message in (({"lr": 0.2}, {"cohort": "abc"}, r"lr: 0\.1 there, 0\.2 now"), ({"lr": 0.1}, {"cohort": "xyz"}, "cohort: abc there")):
+    for arguments, reads, message in (
+        ({"lr": 0.2}, {"cohort": "abc"}, r"lr: 0\.1 there, 0\.2 now"),
+        ({"lr": 0.1}, {"cohort": "xyz"}, "cohort: abc there"),
+    ):
         with pytest.raises(UserError, match=message):
             Run.claim(tmp_path / "r", "train", arguments, reads)
     again = Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"})
@@ -154,9 +157,7 @@ def test_a_model_comes_back_with_its_weights(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "path", ["os.system", "subprocess.Popen", "torch.hub.load", "medldm.run.save_model", "torch.nn.Nothing", "builtins.eval"]
-)
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "torch.hub.load", "medldm.run.save_model", "torch.nn.Nothing", "builtins.eval"])
 def test_only_modules_of_known_packages_are_built(path):
     with pytest.raises(UserError, match=path.rsplit(".", 1)[-1]):
         build({"class_path": path, "init_args": {}})

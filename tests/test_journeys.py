@@ -118,7 +118,9 @@ def refused(capsys, *arguments):
 def test_a_folder_of_the_wrong_kind_is_refused_by_name(chain, phantom_cohort, tmp_path, capsys):
     out = tmp_path / "out"
     assert "autoencoder" in refused(capsys, "generate", "--run", chain / "autoencoder", "--count", 2, "--out", out)
-    assert "not an autoencoder" in refused(capsys, "cache-latents", "--cohort", phantom_cohort.root, "--autoencoder", chain / "diffusion", "--out", out)
+    assert "not an autoencoder" in refused(
+        capsys, "cache-latents", "--cohort", phantom_cohort.root, "--autoencoder", chain / "diffusion", "--out", out
+    )
     assert "not latents" in refused(capsys, "train-diffusion", "--latents", phantom_cohort.root, "--out", out)
     assert "no cohort.json" in refused(capsys, "train-autoencoder", "--cohort", tmp_path, "--out", out)
     assert not out.exists()
@@ -158,8 +160,8 @@ def test_impossible_wishes_are_refused_before_anything_is_written(chain, tmp_pat
 
 
 def readme_commands():
-    text = README.read_text(encoding="utf-8")
-    return [line for block in re.findall(r"```(?:bash|console|sh)\n(.*?)```", text, re.S) for line in block.splitlines() if line.startswith("medldm ")]
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("medldm ")]
 
 
 @pytest.mark.parametrize("line", readme_commands() or ["the README shows no command"])

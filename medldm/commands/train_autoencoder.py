@@ -69,7 +69,7 @@ def train_autoencoder(
     with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
         watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
         module = AutoencoderTraining(network, loss, training, seed, size)
-        validation = DataLoader(load(val), batch_size=1) if len(val) else None
+        validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
         fit(module, Crops(train, size, training.batch, seed), validation, run.root, watchers, progress.say)
         save_model(run.root, network)
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])

@@ -117,7 +117,7 @@ def _fit(
     parameters = sum(p.numel() for p in denoiser.parameters())
     cells, names = "x".join(map(str, grid)), ", ".join(denoiser.conditions) or "none"
     say(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {cells}, conditions: {names}")
-    validation = DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None
+    validation: DataLoader | None = DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None
     fit(DiffusionTraining(denoiser, training, seed, grid), dataset(train), validation, run.root, watchers, say)
 
 

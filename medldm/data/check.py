@@ -1,10 +1,10 @@
 """Is every file whole, finite and where its label map says it is?
 
-    unreadable      missing, truncated, corrupt, no NIfTI at all        nan            voxels that are not finite
-    no_image        a label map without image                           no_label       an image without label map, where others have one
-    grid_mismatch   label map or contrast on another grid               label_values   no whole numbers, negative, or without a name
-    constant        almost all voxels are equal                         channels       another number of contrasts than most cases
-    duplicate       the image of another patient
+unreadable      missing, truncated, corrupt, no NIfTI at all        nan            voxels that are not finite
+no_image        a label map without image                           no_label       an image without label map, where others have one
+grid_mismatch   label map or contrast on another grid               label_values   no whole numbers, negative, or without a name
+constant        almost all voxels are equal                         channels       another number of contrasts than most cases
+duplicate       the image of another patient
 """
 
 import hashlib

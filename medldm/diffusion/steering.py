@@ -27,7 +27,7 @@ class Steering:
     """
 
     low: float = 0.1
-    high: float = 0.75
+    high: float = 0.6
     damping: float = 1e-3
 
     def __post_init__(self) -> None:

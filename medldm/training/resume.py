@@ -55,7 +55,7 @@ def stored(folder: Path) -> list[tuple[int, Path]]:
 
 def latest(folder: Path) -> tuple[int, Path | None, list[Path]]:
     """Step and path of the newest whole checkpoint, (0, None) if there is none, and the damaged ones passed over."""
-    damaged = []
+    damaged: list[Path] = []
     for step, path in reversed(stored(folder)):
         if sha256(path)[:16] == NAME.fullmatch(path.name)[2]:
             return step, path, damaged

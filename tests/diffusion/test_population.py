@@ -10,7 +10,12 @@ def population():
     generator = np.random.default_rng(0)
     age = generator.uniform(20, 90, 400)
     rows = [
-        {"age": a, "ventricles": 10 + a + generator.normal(0, 5), "sex": "F" if generator.random() < 0.25 else "M", "cells": float(generator.integers(8, 11))}
+        {
+            "age": a,
+            "ventricles": 10 + a + generator.normal(0, 5),
+            "sex": "F" if generator.random() < 0.25 else "M",
+            "cells": float(generator.integers(8, 11)),
+        }
         for a in age
     ]
     rows[3]["ventricles"] = None

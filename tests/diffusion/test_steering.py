@@ -41,5 +41,5 @@ def test_a_missing_wish_leaves_the_other_alone():
 
 
 def test_wrong_times_are_refused():
-    with pytest.raises(UserError, match="low=0.5"):
+    with pytest.raises(UserError, match=r"low=0\.5"):
         Steering(low=0.5, high=0.5)
