@@ -13,10 +13,21 @@ from medldm.commands.prepare import prepare
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.data.phantom import write_phantoms
+from medldm.files import atomic
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
 from medldm.tracking import chain
 from medldm.training.options import Training
+
+#: Of train_autoencoder and train_diffusion on the embedded phantoms; configs/phantom holds the same.
+PHANTOM_SETTINGS = (
+    dict(model=partial(LeanAutoencoder, widths=(24, 64)), training=Training(steps=400, validate_every=200)),
+    dict(
+        net=partial(UNet, channels=(48, 96)),
+        conditions=["age", "lesion_volume", "sex"],
+        training=Training(steps=600, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=200),
+    ),
+)
 
 
 def demo(out: Path, source: Path | None = None, covariates: Path | None = None, count: int = 64, seed: int = 0) -> Path:
@@ -36,35 +47,28 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
         Path of the report.
     """
     started = time.monotonic()
-    cohort, autoencoder, latents, diffusion = out / "cohort", out / "autoencoder", out / "latents", out / "diffusion"
+    autoencoder_settings, diffusion_settings = ({}, {}) if source else PHANTOM_SETTINGS
+    if source is None:
+        source = out / "source"
+        write_phantoms(source, seed=seed)
+    _title(1, "check")
+    check(source, covariates=covariates)  # before anything is written, so that a bad source leaves nothing behind
     with chain(out, "demo"):
-        if source is None:
-            source = out / "source"
-            write_phantoms(source, seed=seed)
-            autoencoder_settings = dict(model=partial(LeanAutoencoder, widths=(24, 64)), training=Training(steps=400, validate_every=200))
-            diffusion_settings = dict(
-                net=partial(UNet, channels=(48, 96), blocks=1),
-                conditions=["age", "lesion_volume", "sex"],
-                training=Training(steps=600, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=200),
-            )
-        else:
-            autoencoder_settings, diffusion_settings = {}, {}
-        _title(1, "check")
-        check(source, covariates=covariates)
         _title(2, "prepare")
-        prepare(source, cohort, covariates=covariates, seed=seed)
+        prepare(source, out / "cohort", covariates=covariates, seed=seed)
         _title(3, "train-autoencoder")
-        train_autoencoder(cohort, autoencoder, seed=seed, **autoencoder_settings)
+        train_autoencoder(out / "cohort", out / "autoencoder", seed=seed, **autoencoder_settings)
         _title(4, "cache-latents")
-        cache_latents(cohort, autoencoder, latents, seed=seed)
+        cache_latents(out / "cohort", out / "autoencoder", out / "latents", seed=seed)
         _title(5, "train-diffusion")
-        train_diffusion(latents, diffusion, seed=seed, **diffusion_settings)
+        train_diffusion(out / "latents", out / "diffusion", seed=seed, **diffusion_settings)
         _title(6, "generate")
-        generate(diffusion, count, out / "generated", seed=seed)
+        generate(out / "diffusion", count, out / "generated", seed=seed)
         _title(7, "evaluate")
-        found = evaluate(out / "evaluation", cohort, generated=out / "generated", autoencoder=autoencoder, seed=seed)
+        evaluated = evaluate(out / "evaluation", out / "cohort", generated=out / "generated", autoencoder=out / "autoencoder", seed=seed)
     report = out / "report.html"
-    shutil.copyfile(found, report)
+    with atomic(report) as temporary:
+        shutil.copyfile(evaluated, temporary)
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes. The report: {report}")
     return report
 
