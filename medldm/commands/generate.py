@@ -13,7 +13,10 @@ from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.steering import Steering
 from medldm.errors import UserError
-from medldm.files import sha256
+from medldm.files import atomic, sha256
+from medldm.metrics.base import Images
+from medldm.report.mosaic import mosaic
+from medldm.report.reconstruction import stored_picture
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
@@ -49,13 +52,10 @@ def generate(
     Returns:
         The cohort.
     """
-    model = load_model(run)
-    if not isinstance(model, LatentDiffusion):
-        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
     if count < 1 or batch < 1:
         raise UserError(f"count={count}, batch={batch}: both must be at least 1.")
     fixed: dict[str, Value] = dict(conditions or {})
-    model.denoiser.encode(fixed)
+    model = _open(run, fixed)
     reads = {"diffusion": sha256(run / "model.safetensors")}
     arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, steering=steering, batch=batch, seed=seed)
     claimed = Run.claim(out, "generate", arguments, reads)
@@ -63,7 +63,7 @@ def generate(
         print(f"{out} is finished already.")
         return Cohort.load(out)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    with tracked(claimed, reads), Progress() as progress:
+    with tracked(claimed, reads) as tracker, Progress() as progress:
         task = progress.add_task("generating", total=count)
         missing = [index for index in range(count) if not _whole(claimed.root, index, model)]
         progress.advance(task, count - len(missing))
@@ -71,13 +71,21 @@ def generate(
             indices = missing[start : start + batch]
             _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
             progress.advance(task, len(indices))
-        cases = tuple(_case(claimed.root, index, model, seed, fixed) for index in range(count))
-        facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "guidance": guidance}
-        units = {name: model.units.get(name, "") for name in model.denoiser.conditions}
-        cohort = Cohort(claimed.root, cases, "a.u.", model.labels, units, reads, synthetic=True, facts=facts)
+        cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
         cohort.save()
+        _show(cohort, claimed.root / "samples.png")
+        tracker.artifact(claimed.root / "samples.png")
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
     return cohort
+
+
+def _open(run: Path, fixed: dict[str, Value]) -> LatentDiffusion:
+    """The model of a run, if it is a diffusion model that knows these conditions."""
+    model = load_model(run)
+    if not isinstance(model, LatentDiffusion):
+        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+    model.denoiser.encode(fixed)
+    return model
 
 
 def _files(index: int, labels: bool) -> tuple[str, str]:
@@ -113,9 +121,24 @@ def _write_batch(
         write_volume(root / image_file, Volume(image.float().cpu(), affine))
 
 
+def _cohort(root: Path, model: LatentDiffusion, count: int, seed: int, fixed: dict[str, Value], reads: dict[str, str]) -> Cohort:
+    """What was generated, with what was asked for as covariates and the seed of each case."""
+    cases = tuple(_case(root, index, model, seed, fixed) for index in range(count))
+    facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}}
+    return Cohort(root, cases, "a.u.", model.labels, dict(model.units), reads, synthetic=True, facts=facts)
+
+
 def _case(root: Path, index: int, model: LatentDiffusion, seed: int, fixed: dict[str, Value]) -> Case:
     image, label = _files(index, bool(model.labels))
     volume = read_volume(root / image)
     digest = sha256(root / image, *([root / label] if label else []))
     name = f"synthetic-{index:06d}"
     return Case(name, name, "", image, label, digest, volume.shape, volume.spacing, covariates=model.ask(seed, index, fixed)[0])
+
+
+def _show(cohort: Cohort, path: Path) -> None:
+    """Slices of the first cases, four a row."""
+    images = Images(cohort)
+    pictures = [stored_picture(images, index) for index in range(min(12, len(images)))]
+    with atomic(path) as temporary:
+        temporary.write_bytes(mosaic([pictures[start : start + 4] for start in range(0, len(pictures), 4)]))

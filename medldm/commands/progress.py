@@ -1,10 +1,14 @@
-"""How a training shows where it is: a bar in a terminal, a line per tenth elsewhere."""
+"""How a training shows where it is: a bar in a terminal, a line per tenth elsewhere, and its curves at the end."""
 
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medldm.files import atomic
+from medldm.report.plots import plot_curves, read_history
 
 
 class TrainingProgress:
@@ -46,3 +50,11 @@ class TrainingProgress:
             self.tenth = step * 10 // self.steps
             elapsed = (time.monotonic() - self.started) / 60
             print(f"step {step}/{self.steps}  {text}  ({elapsed:.1f} min)", flush=True)
+
+
+def draw_history(root: Path) -> Path:
+    """Draw `curves.png` from the `history.csv` of a run folder."""
+    path = root / "curves.png"
+    with atomic(path) as temporary:
+        temporary.write_bytes(plot_curves(read_history(root / "history.csv")))
+    return path

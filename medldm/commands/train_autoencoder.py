@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
-from medldm.commands.progress import TrainingProgress
+from medldm.commands.progress import TrainingProgress, draw_history
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.lean import LeanAutoencoder
@@ -72,5 +72,6 @@ def train_autoencoder(
         validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
         fit(module, Crops(train, size, training.batch, seed), validation, run.root, watchers, progress.say)
         save_model(run.root, network)
+        tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
     return out

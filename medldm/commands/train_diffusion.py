@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.progress import TrainingProgress
+from medldm.commands.progress import TrainingProgress, draw_history
 from medldm.diffusion.conditions.base import Condition, Value
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
@@ -73,6 +73,7 @@ def train_diffusion(
         grid, spacing = tuple(source.facts["grid"]), tuple(source.facts["voxel_spacing"])
         units = {name: source.covariates[name] for name in denoiser.conditions}
         save_model(run.root, LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, units))
+        tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
     return out
 

@@ -60,8 +60,12 @@ class UNet(DenoisingNet):
         super().__init__(latent_channels, width)
         if len(attention) != len(channels):
             raise UserError(f"attention has {len(attention)} entries, channels {len(channels)}.", "Give one of each per level.")
-        if any(c % groups or c % min(c, head_channels) for c in channels):
-            raise UserError(f"channels={tuple(channels)}: each must be a multiple of groups={groups} and of head_channels={head_channels}.")
+        attends = [*attention[:-1], True]  # the middle block attends in any case, at the width of the last level
+        heads = [min(c, head_channels) if has else c for c, has in zip(channels, attends, strict=True)]
+        if any(c % groups or c % head for c, head in zip(channels, heads, strict=True)):
+            raise UserError(
+                f"channels={tuple(channels)}: multiples of groups={groups} were expected, with attention of head_channels={head_channels} too."
+            )
         self.channels, self.attention, self.blocks = tuple(channels), tuple(attention), blocks
         self.head_channels, self.groups = head_channels, groups
         from monai.networks.nets import DiffusionModelUNet
@@ -73,7 +77,7 @@ class UNet(DenoisingNet):
             num_res_blocks=blocks,
             channels=self.channels,
             attention_levels=self.attention,
-            num_head_channels=[min(c, head_channels) for c in channels],
+            num_head_channels=heads,
             norm_num_groups=groups,
             num_class_embeds=1,
             use_flash_attention=True,
