@@ -21,16 +21,20 @@ from medldm.training.options import Training
 
 #: Of train_autoencoder and train_diffusion on the embedded phantoms; configs/phantom holds the same.
 PHANTOM_SETTINGS = (
-    dict(model=partial(LeanAutoencoder, widths=(24, 64)), training=Training(steps=400, validate_every=200)),
+    dict(
+        model=partial(LeanAutoencoder, widths=(32, 64)),
+        training=Training(steps=1000, validate_every=500),
+        crop=(24, 24, 24),
+    ),
     dict(
         net=partial(UNet, channels=(48, 96)),
-        conditions=["age", "lesion_volume", "sex"],
-        training=Training(steps=600, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=200),
+        conditions=["age", "lesion_volume", "sex", "volume_lesion", "volume_ventricles"],
+        training=Training(steps=800, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=400),
     ),
 )
 
 
-def demo(out: Path, source: Path | None = None, covariates: Path | None = None, count: int = 64, seed: int = 0) -> Path:
+def demo(out: Path, source: Path | None = None, covariates: Path | None = None, count: int | None = None, seed: int = 0) -> Path:
     """Run check, prepare, train-autoencoder, cache-latents, train-diffusion, generate and evaluate in order.
 
     Without a source the embedded head phantoms are used, with settings for minutes instead of tens of minutes. Stopped
@@ -40,17 +44,18 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
         out: a folder for everything.
         source: images to train on; MSD, nnU-Net or plain layout.
         covariates: CSV with a column `case` and one column per covariate.
-        count: synthetic cases.
+        count: synthetic cases; by default 64, or 32 from phantoms.
         seed: of every step.
 
     Returns:
         Path of the report.
     """
     started = time.monotonic()
-    autoencoder_settings, diffusion_settings = ({}, {}) if source else PHANTOM_SETTINGS
+    phantoms = source is None
+    autoencoder_settings, diffusion_settings = PHANTOM_SETTINGS if phantoms else ({}, {})
     if source is None:
         source = out / "source"
-        write_phantoms(source, seed=seed)
+        write_phantoms(source, patients=60, seed=seed)
     _title(1, "check")
     check(source, covariates=covariates)  # before anything is written, so that a bad source leaves nothing behind
     with chain(out, "demo"):
@@ -63,7 +68,7 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
         _title(5, "train-diffusion")
         train_diffusion(out / "latents", out / "diffusion", seed=seed, **diffusion_settings)
         _title(6, "generate")
-        generate(out / "diffusion", count, out / "generated", seed=seed)
+        generate(out / "diffusion", count or (32 if phantoms else 64), out / "generated", seed=seed)
         _title(7, "evaluate")
         evaluated = evaluate(out / "evaluation", out / "cohort", generated=out / "generated", autoencoder=out / "autoencoder", seed=seed)
     report = out / "report.html"

@@ -24,16 +24,19 @@ class Steering:
     Args:
         low, high: steers at times low < t <= high; above, the estimate is too blurred to be measured.
         damping: relative to the diagonal of J J^T.
+        largest: longest move, relative to the length of the latent; where a structure is absent the Jacobian vanishes and
+            tells nothing. (Moves on hippocampi measured 1 to 4 %.)
     """
 
     low: float = 0.1
     high: float = 0.6
     damping: float = 1e-3
+    largest: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1 or self.damping <= 0:
+        if not 0 <= self.low < self.high <= 1 or self.damping <= 0 or self.largest <= 0:
             raise UserError(
-                f"steering: low={self.low}, high={self.high}, damping={self.damping}; 0 <= low < high <= 1 and damping > 0 were expected."
+                f"steering: low={self.low}, high={self.high}, damping={self.damping}; 0 <= low < high <= 1 and positive damping and largest were expected."
             )
 
     def inform(self, denoise: Denoise, measures: list[Callable[[Tensor], Tensor]], wanted: Tensor) -> Denoise:
@@ -64,5 +67,6 @@ class Steering:
         jacobian = torch.stack(rows)
         gram = jacobian @ jacobian.T
         residual = wanted[asked] - measured.detach()
-        step = torch.linalg.solve(gram + self.damping * torch.diag(gram.diagonal()), residual)
-        return z + (step @ jacobian).view_as(z)
+        damped = gram + torch.diag(self.damping * gram.diagonal() + 1e-12)
+        move = (torch.linalg.solve(damped, residual) @ jacobian).view_as(z)
+        return z + move * min(1.0, self.largest * float(z.norm()) / max(float(move.norm()), 1e-12))

@@ -19,7 +19,7 @@ def steered(wanted, t=0.5, **settings):
 
 def test_a_linear_measurement_is_met_by_the_smallest_move():
     wanted = torch.tensor([[1.0, -2.0]] * 3)
-    x_0, moved = steered(wanted, damping=1e-8)
+    x_0, moved = steered(wanted, damping=1e-8, largest=10.0)
     assert torch.allclose(torch.stack([linear(z) for z in moved]), wanted, atol=1e-4)
     smallest = torch.linalg.pinv(A) @ (wanted[0] - linear(x_0[0]))
     assert torch.allclose((moved - x_0)[0].flatten(), smallest, atol=1e-4)
@@ -35,9 +35,15 @@ def test_nothing_moves_outside_its_times_or_where_nothing_is_asked():
 
 
 def test_a_missing_wish_leaves_the_other_alone():
-    x_0, moved = steered(torch.tensor([[torch.nan, 4.0]] * 3), damping=1e-8)
+    x_0, moved = steered(torch.tensor([[torch.nan, 4.0]] * 3), damping=1e-8, largest=10.0)
     assert linear(moved[1])[1] == pytest.approx(4.0, abs=1e-4)
     assert torch.linalg.matrix_rank((moved - x_0).flatten(1)) == 1
+
+
+def test_no_move_is_longer_than_allowed():
+    x_0, moved = steered(torch.tensor([[1e4, -1e4]] * 3), largest=0.02)
+    lengths = (moved - x_0).flatten(1).norm(dim=1) / x_0.flatten(1).norm(dim=1)
+    assert torch.allclose(lengths, torch.full((3,), 0.02), rtol=1e-4)
 
 
 def test_wrong_times_are_refused():
