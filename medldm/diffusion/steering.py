@@ -17,7 +17,7 @@ from medldm.types import Denoise
 
 @dataclass(frozen=True)
 class Steering:
-    """One Gauss-Newton step to a measurement, per step of the sampler (the proximal step of Song et al. 2024, ReSample, for few measurements).
+    """One Gauss-Newton step to a measurement, per step of the sampler (compare the data consistency of ReSample, Song et al. 2024).
 
     For m(x_0) = wanted with Jacobian J, and whitened latents as the metric: x_0 <- x_0 + J^T (J J^T + damping diag)^(-1) (wanted - m(x_0)).
 
@@ -35,9 +35,7 @@ class Steering:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.damping <= 0 or self.largest <= 0:
-            raise UserError(
-                f"steering: low={self.low}, high={self.high}, damping={self.damping}; 0 <= low < high <= 1 and positive damping and largest were expected."
-            )
+            raise UserError(f"{self}: 0 <= low < high <= 1 and positive damping and largest were expected.")
 
     def inform(self, denoise: Denoise, measures: list[Callable[[Tensor], Tensor]], wanted: Tensor) -> Denoise:
         """A denoiser whose estimates are moved to the measurement.

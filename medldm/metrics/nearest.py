@@ -20,7 +20,8 @@ class NearestTraining(Metric):
 
     `nearest_train` (mean over generated), `nearest_train_real` (mean over held-out real), `copies_threshold` (mean + 4 standard
     deviations of the held-out real) and `copies` (generated cases above it). Images are cut to the box, around the centre, that fits
-    into all of them, and smoothed: a generated image without noise would correlate more with any image than a real one does. It finds whole-image copies; a copied detail or a shifted, turned or mirrored copy escapes it.
+    into all of them, and smoothed: a generated image without noise would correlate more with any image than a real one does. It finds
+    whole-image copies; a copied detail or a shifted, turned or mirrored copy escapes it.
 
     Args:
         training: the images that the generator was trained on.

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from medldm.metrics.base import centre_crop, common_size
 from medldm.metrics.diversity import Diversity
-from medldm.metrics.nearest import NearestTraining
+from medldm.metrics.nearest import SMOOTHING, NearestTraining
 from medldm.metrics.paired import ms_ssim
 from medldm.metrics.segmentation import cohort_volumes, dice, label_volumes
 
@@ -64,7 +65,16 @@ def test_copies_are_found_and_new_images_are_not(store, shape):
     assert NearestTraining(train)(store(new, name="new"), real)[-1].value == 0
 
 
-def test_similarity_is_the_pearson_correlation(store):
+def test_similarity_is_the_pearson_correlation_of_smoothed_images(store):
     a, b = noise(2)
     found, _ = NearestTraining(store([a], name="t")).similarities(store([b], name="g"), store([a, b], name="r"))
-    assert found[0] == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-5)
+    smooth_a, smooth_b = (gaussian_filter(image, SMOOTHING, axes=(-3, -2, -1)) for image in (a, b))
+    assert found[0] == pytest.approx(np.corrcoef(smooth_a.ravel(), smooth_b.ravel())[0, 1], abs=1e-5)
+
+
+def test_less_noise_makes_no_copy(store):
+    """The same anatomy-free background with and without noise is about as close to the training images."""
+    smooth = [gaussian_filter(image, 3, axes=(-3, -2, -1)) * 20 for image in noise(12, (24, 24, 24))]
+    noisy = [s + 0.3 * n for s, n in zip(smooth, noise(12, (24, 24, 24), seed=5), strict=True)]
+    found, real = NearestTraining(store(noisy[:6], name="t")).similarities(store(smooth[6:9], name="g"), store(noisy[9:], name="r"))
+    assert abs(found.mean() - real.mean()) < 0.1
