@@ -17,7 +17,7 @@ from errno import EDQUOT, ENOSPC
 from typing import TYPE_CHECKING, Any, Literal
 
 from medldm.errors import OutOfSpace, UserError
-from medldm.machine import bound_tracking, tune_allocator
+from medldm.machine import bound_tracking, share_processors, tune_allocator
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         return _refuse("", UserError(f"There is no command {name!r}.{_nearest(name, COMMANDS)}", "See: medldm --help"))
     tune_allocator()
+    share_processors()
     bound_tracking()
     with _termination():
         return _guarded(name, options)

@@ -261,3 +261,14 @@ def test_python_m_medldm_is_the_command():
     done = subprocess.run([sys.executable, "-m", "medldm", "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("medldm ")
     assert time.perf_counter() - start < 1.0
+
+
+def test_threads_that_wait_do_not_spin_for_long(monkeypatch):
+    from medldm.machine import share_processors
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    share_processors()
+    assert int(os.environ["GOMP_SPINCOUNT"]) < 10_000
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    share_processors()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
