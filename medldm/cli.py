@@ -106,6 +106,8 @@ def arguments_of(name: str, options: list[str]) -> dict[str, Any]:
     parser = parser_of(name)
     try:
         given = vars(parser.instantiate(parser.parse_args(options)))
+    except UnicodeDecodeError as error:
+        raise UserError("The file given as --config is not text.", "Give a YAML file; --print_config prints one.") from error
     except ArgumentError as error:
         raise UserError(*_explain(str(error), parser.get_defaults().keys())) from error
     return {key: value for key, value in given.items() if key not in ("config", "command")}
@@ -130,9 +132,13 @@ def _guarded(name: str, options: list[str]) -> int:
     except UserError as error:
         return _refuse(name, error)
     except KeyboardInterrupt:
-        return 130
+        return _stopped(130)
     except SystemExit as stop:
-        return _exit_code(stop)
+        return _stopped(_exit_code(stop))
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        return _refuse(
+            name, UserError(f"{error.filename or 'a file'}: {(error.strerror or 'not accessible').lower()}.", "Check the path and its rights.")
+        )
     except Exception as error:
         if _is_exhaustion(error):
             fix = "Free some, or lower the batch size or the crop."
@@ -141,6 +147,12 @@ def _guarded(name: str, options: list[str]) -> int:
         print(f"medldm {name}: this is a defect of medldm; please report it with the lines above.", file=sys.stderr)
         return 1
     return 0
+
+
+def _stopped(code: int) -> int:
+    if code in (130, 143):
+        print("Stopped. The same command continues.", file=sys.stderr)
+    return code
 
 
 def _refuse(name: str, error: UserError) -> int:

@@ -95,7 +95,8 @@ class Cohort:
 
     def fingerprint(self) -> str:
         """SHA-256 over content, patients, splits and covariates; independent of folder and order of rows."""
-        rows = sorted([c.case, c.patient, c.split, c.sha256, c.status, sorted(c.covariates.items(), key=str)] for c in self.cases)
+        names = sorted(self.covariates)
+        rows = sorted([c.case, c.patient, c.split, c.sha256, c.status, [[name, c.covariates.get(name)] for name in names]] for c in self.cases)
         return sha256_of([self.unit, sorted(self.labels.items()), rows])
 
     def save(self) -> None:
@@ -126,6 +127,8 @@ class Cohort:
                 stands in two splits.
         """
         root = Path(root)
+        if not root.is_dir():
+            raise UserError(f"{root} does not exist." if not root.exists() else f"{root} is a file and is not a cohort.")
         if not (root / "cohort.json").is_file():
             raise UserError(f"{root} is not a cohort: it has no cohort.json.", "Make one with: medldm prepare --source DIR --out DIR")
         about = read_json(root / "cohort.json")
@@ -139,6 +142,8 @@ class Cohort:
         labels = {int(value): name for value, name in about["labels"].items()}
         cohort = cls(root, cases, about["unit"], labels, about["covariates"], about["parents"], about["synthetic"], about["facts"])
         cohort._refuse_leaks()
+        if about["fingerprint"] != cohort.fingerprint():
+            raise UserError(f"{root}/cohort.csv is not as it was written (its fingerprint differs).", "Restore it, or prepare the cohort again.")
         return cohort
 
     def _refuse_leaks(self) -> None:

@@ -63,10 +63,10 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON document, or say what is wrong with it."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON document of names and values, or say what is wrong with it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _mapping(json.loads(Path(path).read_text(encoding="utf-8")), path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except ValueError as error:
@@ -78,17 +78,23 @@ def write_yaml(path: Path, content: Any) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML document of plain values (no tags), or say what is wrong with it."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML document of names and plain values (no tags), or say what is wrong with it."""
     path = Path(path)
     try:
         if path.stat().st_size > YAML_LIMIT:
             raise UserError(f"{path} is larger than {YAML_LIMIT} bytes: not a configuration.")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not plain YAML ({error}).") from error
+
+
+def _mapping(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold names and values.", "Restore it, or make its folder again.")
+    return content
 
 
 def sha256(*paths: Path) -> str:

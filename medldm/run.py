@@ -71,6 +71,8 @@ class Run:
             if strange:
                 raise UserError(f"{out} already holds other files ({', '.join(strange[:3])}).", "Give a new folder as --out.")
         if (out / "config.yaml").is_file() and (before := read_yaml(out / "config.yaml")) != config:
+            if before.get("command") != command:
+                raise UserError(f"{out} was made by {before.get('command')!r}.", "Give a new folder as --out.")
             keys = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
             differences = "; ".join(f"{k}: {before.get(k)!r} there, {config.get(k)!r} now" for k in keys)
             raise UserError(f"{out} was made with other arguments ({differences}).", "Give a new folder as --out, or the old arguments.")
@@ -212,6 +214,8 @@ def load_model(root: Path) -> Any:
     from safetensors.torch import load_file
 
     root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist." if not root.exists() else f"{root} is a file and holds no run.")
     if not (root / "provenance.json").is_file():
         state = "is not finished" if (root / "config.yaml").is_file() else "holds no run"
         raise UserError(f"{root} {state} (no provenance.json).", "Give the folder of a finished training.")
@@ -219,9 +223,11 @@ def load_model(root: Path) -> Any:
     if not weights.is_file():
         command = read_json(root / "provenance.json").get("command")
         raise UserError(f"{root} holds no model; it was written by {command!r}.", "Give the folder of a training run.")
-    if sha256(weights) != read_json(root / "provenance.json")["outputs"]["model.safetensors"]:
+    if sha256(weights) != read_json(root / "provenance.json").get("outputs", {}).get("model.safetensors"):
         raise UserError(f"{weights} is not the file that the training wrote (its sha256 differs).", "Restore it from a copy, or train again.")
     model = build(read_yaml(root / "model.yaml"), f"{root}/model.yaml")
+    if not hasattr(model, "load_state_dict"):
+        raise UserError(f"{root}/model.yaml describes no model.", "Restore it from a copy, or train again.")
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:

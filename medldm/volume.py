@@ -121,6 +121,7 @@ def _decompressed(path: Path) -> bytes:
     """The bytes of a NIfTI file after checking that its header asks for no more than the file can hold."""
     import nibabel
 
+    nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it has to say of a bad header, the error says
     advice = "Copy or convert it again from its source, or take it out."
     try:
         size = path.stat().st_size

@@ -122,6 +122,23 @@ def test_a_path_out_of_the_cohort_is_refused(tmp_path):
         Cohort.load(tmp_path / "c")
 
 
+def test_a_cut_table_is_refused(tmp_path):
+    cohort(tmp_path, case("a", "p", "train", "1"), case("b", "q", "train", "2")).save()
+    table = tmp_path / "c" / "cohort.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="fingerprint"):
+        Cohort.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("document", ["provenance.json", "model.yaml", "config.yaml"])
+def test_a_document_of_another_kind_is_refused(tmp_path, document):
+    finished(tmp_path)
+    (tmp_path / "run" / document).write_text("[1, 2]")
+    with pytest.raises(UserError, match=document):
+        load_model(tmp_path / "run")
+        Run.claim(tmp_path / "run", "train", {})
+
+
 def test_a_run_folder_belongs_to_one_command_its_arguments_and_its_inputs(tmp_path):
     run = Run.claim(tmp_path / "r", "train", {"lr": 0.1, "out": "anywhere"}, {"cohort": "abc"})
     with pytest.raises(UserError, match="Another process"):

@@ -36,6 +36,7 @@ def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, 
     Returns:
         The cohort of latents.
     """
+    cohort, autoencoder, out = Path(cohort), Path(autoencoder), Path(out)
     source, model = Cohort.load(cohort), load_model(autoencoder)
     _refuse_strangers(source, model, cohort, autoencoder)
     if windows < 1 or multiple < 1:

@@ -36,19 +36,13 @@ def check(source: Path, out: Path | None = None, covariates: Path | None = None,
     """
     found = find_cases(source, covariates, labels)
     run = Run.claim(out, "check", dict(source=source, covariates=covariates, labels=labels)) if out else None
-    if run and run.finished:
-        print(f"{out}/check.csv exists; the source was checked before.")
-        findings = _load(out / "check.csv")
-    elif run:
-        findings = check_all(found)
+    findings = check_all(found)
+    if run and out:  # every time anew: files are repaired between two checks
         reads = {"source": fingerprint(findings)}
         with tracked(run, reads) as tracker:
             write_text(out / "check.csv", _table(findings))
             tracker.metrics({"cases": len(findings), "bad": sum(f.status != "ok" for f in findings)})
-            tracker.artifact(out / "check.csv")
             run.finish(reads, ["check.csv"])
-    else:
-        findings = check_all(found)
     bad = [finding for finding in findings if finding.status != "ok"]
     if bad:
         advice = "Repair them or take them out; `medldm prepare --skip_bad true` goes on without them."
@@ -78,8 +72,3 @@ def _table(findings: Sequence[Finding]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *(astuple(finding)[: len(COLUMNS)] for finding in findings)])
     return text.getvalue()
-
-
-def _load(path: Path) -> list[Finding]:
-    with open(path, newline="", encoding="utf-8") as stream:
-        return [Finding(**row) for row in csv.DictReader(stream)]

@@ -13,6 +13,7 @@ from medldm.commands.prepare import prepare
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.data.phantom import write_phantoms
+from medldm.errors import UserError
 from medldm.files import atomic
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
@@ -50,7 +51,9 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
     Returns:
         Path of the report.
     """
-    started = time.monotonic()
+    if count is not None and count < 1:
+        raise UserError(f"count={count}: at least 1 is needed.")
+    started, out = time.monotonic(), Path(out)
     phantoms = source is None
     autoencoder_settings, diffusion_settings = PHANTOM_SETTINGS if phantoms else ({}, {})
     if source is None:

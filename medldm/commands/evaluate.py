@@ -11,7 +11,7 @@ from rich.progress import track
 
 from medldm.cohort import Cohort
 from medldm.errors import UserError
-from medldm.files import read_yaml, write_text
+from medldm.files import atomic, read_json, read_yaml, write_text
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.models.autoencoder import Autoencoder
 from medldm.report.html import Figure, Item, Section, Text, write_report
@@ -41,7 +41,15 @@ LIMITS = (
 )
 
 
-def evaluate(out: Path, reference: Path, generated: Path | None = None, autoencoder: Path | None = None, split: str = "test", seed: int = 0) -> Path:
+def evaluate(
+    out: Path,
+    reference: Path,
+    generated: Path | None = None,
+    autoencoder: Path | None = None,
+    split: str = "test",
+    independent: bool = False,
+    seed: int = 0,
+) -> Path:
     """Evaluate an autoencoder on held-out cases, a generated cohort against real cases, or both at once.
 
     Writes `metrics.csv` (every figure with its 95 % interval over patients), `cases.csv` (values per case) and `report.html`.
@@ -52,6 +60,7 @@ def evaluate(out: Path, reference: Path, generated: Path | None = None, autoenco
         generated: synthetic cohort whose covariates are what was requested; without it only reconstruction is judged.
         autoencoder: run of an autoencoder; without it only synthesis is judged.
         split: part of the reference to compare with: train, val or test.
+        independent: the reference is another cohort than the models were trained on, and shares no patient with it.
         seed: of the bootstrap and of random parts and pairs.
 
     Returns:
@@ -61,17 +70,18 @@ def evaluate(out: Path, reference: Path, generated: Path | None = None, autoenco
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
     out = Path(out)
-    inputs = _open(reference, generated, autoencoder, split, seed)
-    run = Run.claim(out, "evaluate", {"reference": reference, "generated": generated, "autoencoder": autoencoder, "split": split, "seed": seed})
+    inputs = _open(reference, generated, autoencoder, split, independent, seed)
+    reads = sources(inputs.folders)
+    arguments = dict(reference=reference, generated=generated, autoencoder=autoencoder, split=split, independent=independent, seed=seed)
+    run = Run.claim(out, "evaluate", arguments, reads)
     report = out / "report.html"
     if run.finished:
         print(f"{report} exists; the evaluation was done before.")
         return report
-    reads = sources(inputs.folders)
     with tracked(run, reads) as tracker:
         scores = _measure(inputs, out)
         tracker.metrics({score.name: score.value for score in scores})
-        for name in OUTPUTS:
+        for name in ("metrics.csv", "overview.png"):  # the other files name cases, which stay out of the tracking store
             tracker.artifact(out / name)
         run.finish(reads, list(OUTPUTS))
     _print(scores)
@@ -91,7 +101,7 @@ class _Inputs:
     synthesis: Synthesis | None
 
 
-def _open(reference: Path, generated: Path | None, autoencoder: Path | None, split: str, seed: int) -> _Inputs:
+def _open(reference: Path, generated: Path | None, autoencoder: Path | None, split: str, independent: bool, seed: int) -> _Inputs:
     """Open everything, and refuse early what cannot be compared."""
     if generated is None and autoencoder is None:
         raise UserError("There is nothing to evaluate.", "Give --generated COHORT, --autoencoder RUN, or both.")
@@ -102,12 +112,29 @@ def _open(reference: Path, generated: Path | None, autoencoder: Path | None, spl
     if not len(held_out):
         raise UserError(f"{reference} has no usable case in the split {split!r}.", "Give another --split, or prepare the cohort with one.")
     model = _autoencoder(autoencoder, held_out) if autoencoder else None
+    synthetic = _comparable(Cohort.load(generated), real) if generated else None
+    if not independent:
+        _refuse_strangers(real, synthetic, autoencoder)
     synthesis = None
-    if generated:
+    if synthetic:
         unseen = split != "train" and len(training) > 0
-        synthesis = Synthesis(Images(_comparable(Cohort.load(generated), real)), held_out, training if unseen else None, seed)
+        synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed)
     named = {"reference": reference, "generated": generated, "autoencoder": autoencoder}
     return _Inputs({role: Path(folder) for role, folder in named.items() if folder}, split, seed, held_out, model, synthesis)
+
+
+def _refuse_strangers(real: Cohort, synthetic: Cohort | None, autoencoder: Path | None) -> None:
+    """Refuse what goes back to another cohort: patients held out here may have been trained on there."""
+    origins = {}
+    if autoencoder:
+        origins[autoencoder] = read_json(autoencoder / "provenance.json").get("reads", {}).get("cohort")
+    if synthetic:
+        origins[synthetic.root] = synthetic.parents.get("cohort")
+    for folder, origin in origins.items():
+        if origin != real.fingerprint():
+            found = f"{folder} goes back to another cohort ({str(origin)[:12]}) than {real.root} ({real.fingerprint()[:12]})"
+            fix = "Give the cohort that it was trained on, or --independent true if they share no patient."
+            raise UserError(f"{found}; it may have seen these patients.", fix)
 
 
 def _measure(inputs: _Inputs, out: Path) -> list[Score]:
@@ -120,8 +147,11 @@ def _measure(inputs: _Inputs, out: Path) -> list[Score]:
     write_scores(out / "metrics.csv", scores)
     generated = synthesis.generated if synthesis else held_out
     _write_cases(out / "cases.csv", (("reconstruction", held_out, rows), ("generated", generated, made), ("real", held_out, real)))
+    overview = _overview(inputs)
+    with atomic(out / "overview.png") as temporary:
+        temporary.write_bytes(overview.png)
     sections = [
-        Section("At a glance", [_overview(inputs)]),
+        Section("At a glance", [overview]),
         Section("Synthesis", synthesis.figures(made) if synthesis else []),
         Section("Reconstruction", [reconstruction_figures(model, held_out, rows)] if model else []),
         Section("Figures and their intervals", [score_table("", scores)]),
@@ -135,6 +165,8 @@ def _measure(inputs: _Inputs, out: Path) -> list[Score]:
 
 def _comparable(generated: Cohort, real: Cohort) -> Cohort:
     """The generated cohort, if its images mean the same as the real ones."""
+    if not generated.synthetic:
+        raise UserError(f"{generated.root} holds real images.", "Give a cohort made by `medldm generate` as --generated.")
     if not any(case.status == "ok" for case in generated):
         raise UserError(f"{generated.root} has no usable case.", "Generate some, or look at the column `reason` of its cohort.csv.")
     for what in ("unit", "labels"):

@@ -13,7 +13,7 @@ from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.steering import Steering
 from medldm.errors import UserError
-from medldm.files import atomic, sha256
+from medldm.files import atomic, read_json, sha256
 from medldm.metrics.base import Images
 from medldm.report.mosaic import mosaic
 from medldm.report.reconstruction import stored_picture
@@ -35,7 +35,8 @@ def generate(
 ) -> Cohort:
     """Generate volumes, with label maps where the model knows labels.
 
-    Each case's noise and conditions depend on the seed and its number alone: case 7 is the same in any count and batch.
+    Each case's noise and conditions depend on the seed and its number alone: case 7 is the same in any count and batch, up to
+    rounding in float32.
     An interrupted generation continues with the cases that are missing.
 
     Args:
@@ -54,9 +55,10 @@ def generate(
     """
     if count < 1 or batch < 1:
         raise UserError(f"count={count}, batch={batch}: both must be at least 1.")
+    run, out = Path(run), Path(out)
     fixed: dict[str, Value] = dict(conditions or {})
     model = _open(run, fixed)
-    reads = {"diffusion": sha256(run / "model.safetensors")}
+    reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
     arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, steering=steering, batch=batch, seed=seed)
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
@@ -67,10 +69,11 @@ def generate(
         task = progress.add_task("generating", total=count)
         missing = [index for index in range(count) if not _whole(claimed.root, index, model)]
         progress.advance(task, count - len(missing))
-        for start in range(0, len(missing), batch):
-            indices = missing[start : start + batch]
-            _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
-            progress.advance(task, len(indices))
+        for start in range(0, count, batch):  # the same batches after an interruption, so that the same bits come out
+            indices = list(range(start, min(start + batch, count)))
+            if new := len(set(indices) & set(missing)):
+                _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
+                progress.advance(task, new)
         cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
         cohort.save()
         _show(cohort, claimed.root / "samples.png")
@@ -85,6 +88,8 @@ def _open(run: Path, fixed: dict[str, Value]) -> LatentDiffusion:
     if not isinstance(model, LatentDiffusion):
         raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
     model.denoiser.encode(fixed)
+    for name in model.population.beyond(fixed):
+        print(f"note: {name}={fixed[name]} lies beyond the middle 95 % of the training cohort")
     return model
 
 
@@ -112,6 +117,8 @@ def _write_batch(
     device = model.autoencoder.latent_mean.device
     noise = torch.stack([model.noise(seed, index) for index in indices]).to(device)
     for index, latent, extent in zip(indices, model.sample(noise, asked, extents, sampler, guidance, steering), extents, strict=True):
+        if _whole(root, index, model):
+            continue
         image, label = model.decode(latent, extent)
         affine = np.diag([*model.spacing, 1.0])
         affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(image.shape[1:]) - 1)

@@ -56,7 +56,9 @@ def prepare(
         UserError: an argument, a table or a file is wrong; nothing is written then.
     """
     arguments = {key: value for key, value in locals().items() if key != "out"}
-    out = Path(out)
+    source, out = Path(source), Path(out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{out} lies inside the source {source}.", "Give a folder beside it as --out.")
     rescale = Window(*window) if window else Percentile()
     resample = Resample(tuple(spacing)) if spacing else None
     assign_splits([], val, test)  # refuses wrong shares before the long check
@@ -77,7 +79,6 @@ def prepare(
         cohort = Cohort(out, tuple(cases), "a.u.", found.labels, units, reads, facts=facts)
         cohort.save()
         tracker.metrics({"cases": len(written), "bad": len(cases) - len(written), "patients": len({case.patient for case in written})})
-        tracker.artifact(out / "cohort.csv")
         run.finish(reads, ["cohort.csv", "cohort.json"])
     _summarise(cohort, found)
     return Cohort.load(out)

@@ -47,6 +47,8 @@ def train_autoencoder(
         The run folder.
     """
     source = Cohort.load(cohort)
+    if source.unit == "latent":
+        raise UserError(f"{cohort} holds latents, not images.", "Give the cohort of images that they were made from.")
     train, val = source.split("train"), source.split("val")
     if not len(train):
         raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")

@@ -70,6 +70,11 @@ class Population:
         drawn = {names[i]: self._value(names[i], float(score)) for i, score in zip(free, scores, strict=True)}
         return {name: fixed.get(name, drawn.get(name)) for name in names}
 
+    def beyond(self, fixed: dict[str, Value]) -> list[str]:
+        """Names of the numbers that lie outside the training cohort's middle 95 %."""
+        numbers = {name: value for name, value in fixed.items() if isinstance(value, float | int) and name not in self.categories}
+        return [name for name, value in numbers.items() if not self.quantiles[name][0] <= value <= self.quantiles[name][-1]]
+
     def _value(self, name: str, score: float) -> Value:
         level = LEVELS[0] + (LEVELS[-1] - LEVELS[0]) * NORMAL.cdf(score)
         if name not in self.discrete:

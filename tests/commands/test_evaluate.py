@@ -17,7 +17,7 @@ from medldm.volume import Volume, write_volume
 SPLITS = ("train",) * 6 + ("test",) * 5
 
 
-def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False):
+def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False, origin=""):
     """Images with two boxes, their label maps, and the volumes of the boxes as covariates."""
     rng, cases = np.random.default_rng(seed), []
     for i in range(count):
@@ -32,15 +32,15 @@ def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False):
         split = splits[i] if splits else ""
         cases.append(Case(f"c{i:02d}", f"{root.name}{i}", split, *paths, f"{root.name}{i}", shape, (1.0, 1.0, 1.0), covariates=volumes))
     units = {"volume_left": "mm3", "volume_right": "mm3"}
-    Cohort(root, tuple(cases), unit, {1: "left", 2: "right"}, units, synthetic=synthetic).save()
+    Cohort(root, tuple(cases), unit, {1: "left", 2: "right"}, units, {"cohort": origin}, synthetic=synthetic).save()
     return root
 
 
-def write_run(root, model):
+def write_run(root, model, origin=""):
     run = Run.claim(root, "train_autoencoder", {})
     save_model(root, model)
     (root / "history.csv").write_text("step,name,value\n0,loss,2.0\n1,loss,0.1\n")
-    run.finish({}, ["model.safetensors"])
+    run.finish({"cohort": origin}, ["model.safetensors"])
     return root
 
 
@@ -50,8 +50,9 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     torch.manual_seed(0)
     write_cohort(root / "real", len(SPLITS), 0, SPLITS)
-    write_cohort(root / "generated", 6, 1, synthetic=True)
-    write_run(root / "autoencoder", LeanAutoencoder(1, 2, 4, (8, 8), 1))
+    origin = Cohort.load(root / "real").fingerprint()
+    write_cohort(root / "generated", 6, 1, synthetic=True, origin=origin)
+    write_run(root / "autoencoder", LeanAutoencoder(1, 2, 4, (8, 8), 1), origin)
     report = evaluate(root / "both", root / "real", root / "generated", root / "autoencoder")
     return root, report
 
@@ -120,13 +121,18 @@ def test_the_training_split_is_not_compared_with_itself(made, tmp_path):
 
 def test_wrong_input_is_refused_before_anything_is_written(made, tmp_path):
     root, _ = made
-    write_cohort(tmp_path / "hounsfield", 3, 2, unit="HU")
+    write_cohort(tmp_path / "hounsfield", 3, 2, unit="HU", synthetic=True)
+    write_cohort(tmp_path / "other", 3, 2, synthetic=True, origin="elsewhere")
+    write_run(tmp_path / "elsewhere", LeanAutoencoder(1, 2, 4, (8,), 1), "elsewhere")
     write_run(tmp_path / "denoiser", nn.ReLU())
     write_run(tmp_path / "three", LeanAutoencoder(1, 3, 4, (8,), 1))
     wrong = [
         ({}, "nothing to evaluate"),
         ({"generated": root / "autoencoder"}, "is not a cohort"),
         ({"generated": tmp_path / "hounsfield"}, "differ in unit"),
+        ({"generated": root / "real"}, "holds real images"),
+        ({"generated": tmp_path / "other"}, "other goes back to another cohort"),
+        ({"autoencoder": tmp_path / "elsewhere"}, "elsewhere goes back to another cohort"),
         ({"generated": root / "generated", "split": "val"}, "no usable case in the split 'val'"),
         ({"autoencoder": tmp_path / "denoiser"}, "holds a ReLU, not an autoencoder"),
         ({"autoencoder": tmp_path / "three"}, "codes labels 1..3"),

@@ -30,6 +30,8 @@ class Scalar(Condition):
             return math.nan
         if isinstance(value, str):
             raise UserError(f"A number was expected, {value!r} was found.", "Give a number, or leave it out.")
+        if not math.isfinite(value):
+            raise UserError(f"A finite number was expected, {value} was found.", "Give a number, or leave it out.")
         return (value - self.mean) / self.std
 
     def embed(self, codes: Tensor) -> Tensor:
