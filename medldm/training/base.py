@@ -46,7 +46,7 @@ class StepTraining(pl.LightningModule):
 
         def factor(step: int) -> float:
             cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / o.steps)))
-            return min(1.0, (step + 1) / o.warm_up) * (o.final + (1 - o.final) * cosine)
+            return min(1.0, (step + 1) / max(1, o.warm_up)) * (o.final + (1 - o.final) * cosine)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
