@@ -77,9 +77,8 @@ def main() -> None:
     for name, (scores, r) in found.items():
         print(f"{name:14s} {len(rows[name]):4d}  {r:8.3f}  {', '.join(f'{score:.3f}' for score in scores)}")
     (real_dice, real_r), (made_dice, made_r) = found.values()
-    print(
-        f"RESULT dice_real={np.mean(real_dice):.3f} dice_generated={np.mean(made_dice):.3f} volume_r_real={real_r:.3f} volume_r_generated={made_r:.3f}"
-    )
+    dices = f"dice_real={np.mean(real_dice):.3f} dice_generated={np.mean(made_dice):.3f}"
+    print(f"RESULT {dices} volume_r_real={real_r:.3f} volume_r_generated={made_r:.3f}")
 
 
 if __name__ == "__main__":
