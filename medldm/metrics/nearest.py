@@ -11,6 +11,7 @@ from medldm.metrics.bootstrap import summarise
 
 LONGEST = 64
 DEVIATIONS = 4.0
+CLOSEST = 1 - 1e-6
 SMOOTHING = 1.5  # voxels
 
 
@@ -18,10 +19,10 @@ SMOOTHING = 1.5  # voxels
 class NearestTraining(Metric):
     """Largest Pearson correlation of each image with any training image.
 
-    `nearest_train` (mean over generated), `nearest_train_real` (mean over held-out real), `copies_threshold` (mean + 4 standard
-    deviations of the held-out real) and `copies` (generated cases above it). Images are cut to the box, around the centre, that fits
-    into all of them, and smoothed: a generated image without noise would correlate more with any image than a real one does. It finds
-    whole-image copies; a copied detail or a shifted, turned or mirrored copy escapes it.
+    `nearest_train` (mean over generated), `nearest_train_real` (mean over held-out real), `copies_threshold` (4 standard deviations
+    above the mean of the held-out real, on Fisher's scale) and `copies` (generated cases above it). Images are cut to the box, around
+    the centre, that fits into all of them, and smoothed: a generated image without noise would correlate more with any image than a
+    real one does. It finds whole-image copies; a copied detail or a shifted, turned or mirrored copy escapes it.
 
     Args:
         training: the images that the generator was trained on.
@@ -53,8 +54,9 @@ class NearestTraining(Metric):
 
 
 def copy_threshold(real: np.ndarray) -> float:
-    """Mean + 4 standard deviations of held-out similarities [n]."""
-    return float(np.mean(real) + DEVIATIONS * np.std(real, ddof=1))
+    """tanh(mean + 4 standard deviations) of artanh of the held-out similarities [n], which keeps it below 1 (Fisher 1915)."""
+    z = np.arctanh(np.clip(real, None, CLOSEST))
+    return float(np.tanh(np.mean(z) + DEVIATIONS * np.std(z, ddof=1)))
 
 
 def _rows(images: Images, size: Sequence[int]) -> np.ndarray:

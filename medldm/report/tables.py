@@ -24,7 +24,7 @@ MEANING = {
     "intensity_w1": "Wasserstein-1 distance of the intensities. Beside it: training against held-out cases.",
     "pairwise_ms_ssim": "Mean likeness of two cases of the cohort; lower is more diverse. Beside it: the held-out cases.",
     "nearest_train": "Largest correlation with a training image, mean over cases. Beside it: the held-out cases.",
-    "copies_threshold": "Mean + 4 standard deviations of the held-out cases' largest correlation with a training image.",
+    "copies_threshold": "Four standard deviations above the mean of the held-out cases' largest correlation with a training image (Fisher's scale).",
     "copies": "Generated cases above that threshold.",
     "fidelity_r_": "Correlation of requested and measured. Beside it: of the measuring model on real cases.",
     "fidelity_error_": "Mean absolute difference, relative to requested.",

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.metrics.base import centre_crop, common_size
 from medldm.metrics.diversity import Diversity
-from medldm.metrics.nearest import SMOOTHING, NearestTraining
+from medldm.metrics.nearest import SMOOTHING, NearestTraining, copy_threshold
 from medldm.metrics.paired import ms_ssim
 from medldm.metrics.segmentation import cohort_volumes, dice, label_volumes
 
@@ -80,3 +80,8 @@ def test_less_noise_makes_no_copy(store):
     noisy = [anatomy + n / n.std() for n in noise(12, (24, 24, 24), seed=5)]
     found, real = NearestTraining(store(noisy[:6], name="t")).similarities(store(smooth[6:9], name="g"), store(noisy[9:], name="r"))
     assert abs(found.mean() - real.mean()) < 0.1
+
+
+def test_the_threshold_leaves_room_for_a_copy_however_alike_patients_are():
+    real = np.random.default_rng(0).normal(0.88, 0.04, 40).clip(-1, 0.96)
+    assert real.mean() + 4 * real.std() > 1 > copy_threshold(real) > real.max()
