@@ -150,10 +150,15 @@ def store() -> Finding:
     """The tracking store, by writing a run into it (into a temporary one where MLFLOW_TRACKING_URI names none)."""
     from medldm.tracking import chain
 
-    logging.getLogger("medldm.tracking").setLevel(logging.ERROR)  # the table says it
     kind = "the server of MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "SQLite"
-    with tempfile.TemporaryDirectory() as folder, chain(Path(folder), "doctor") as tracker:
-        works = tracker.on
+    warned = logging.getLogger("medldm.tracking")
+    level = warned.level
+    warned.setLevel(logging.ERROR)  # the table says it
+    try:
+        with tempfile.TemporaryDirectory() as folder, chain(Path(folder), "doctor") as tracker:
+            works = tracker.on
+    finally:
+        warned.setLevel(level)
     return Finding("tracking", f"{kind} works" if works else f"{kind} fails", advice="" if works else "commands run without tracking.")
 
 
