@@ -1,11 +1,11 @@
 """A case of a cohort, written: image, label map, checksum and what was measured from the labels."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from medldm.cohort import Case, Covariate
+from medldm.files import sha256
 from medldm.volume import Volume, write_volume
 
 
@@ -44,7 +44,7 @@ def write_case(
         split=split,
         image=paths[0],
         label=paths[1] if label is not None else "",
-        sha256=joint_sha256([root / path for path in paths]),
+        sha256=sha256(*(root / path for path in paths)),
         shape=image.shape,
         spacing=image.spacing,
         covariates={**(covariates or {}), **measured},
@@ -64,11 +64,3 @@ def structure_volumes(label: Volume, labels: dict[int, str]) -> dict[str, float]
     voxel = abs(float(np.linalg.det(label.affine[:3, :3])))
     values = label.data.numpy()
     return {f"volume_{name}": round(int((values == value).sum()) * voxel, 6) for value, name in labels.items()}
-
-
-def joint_sha256(paths: list[Path]) -> str:
-    """SHA-256 of the bytes of several files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -11,8 +11,8 @@ import torch
 from medldm.cohort import Cohort
 from medldm.commands.check import check
 from medldm.commands.prepare import prepare
-from medldm.data.storing import joint_sha256
 from medldm.errors import UserError
+from medldm.files import sha256
 from medldm.volume import Volume, read_volume, write_volume
 
 
@@ -48,7 +48,7 @@ def test_the_cohort_holds_what_the_source_says(phantom_source, phantom_cohort):
         assert float(image.data.min()) == -1 and float(image.data.max()) == 1
         assert case.covariates["age"] == float(rows[case.case]["age"]) and case.covariates["sex"] == rows[case.case]["sex"]
         assert case.covariates["volume_ventricles"] == 1000.0 * int((original.data == 2).sum())
-        assert case.sha256 == joint_sha256([phantom_cohort.path(case.image), phantom_cohort.path(case.label)])
+        assert case.sha256 == sha256(phantom_cohort.path(case.image), phantom_cohort.path(case.label))
         assert case.shape == image.shape and case.spacing == image.spacing
         assert set(phantom_cohort.facts["intensity_limits"]) == set(rows)
 
