@@ -10,9 +10,6 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-BCIJK: TypeAlias = Tensor
-CIJK: TypeAlias = Tensor
-B: TypeAlias = Tensor
 Shape3: TypeAlias = tuple[int, int, int]
 
 #: (x_t [B C I J K], t [B]) -> estimate of the clean x_0 [B C I J K]

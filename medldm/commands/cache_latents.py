@@ -61,12 +61,7 @@ def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, 
         model.latent_mean.copy_(mean)
         model.latent_std.copy_(std)
         save_model(run.root, model)
-        facts = {
-            "grid": list(grid),
-            "factor": model.factor,
-            "voxel_spacing": _spacing(train),
-            "labels": {str(k): v for k, v in source.labels.items()},
-        }
+        facts = {"grid": list(grid), "factor": model.factor, "voxel_spacing": _spacing(train)}
         latents = Cohort(run.root, tuple(cases), "latent", source.labels, source.covariates, reads, facts=facts)
         latents.save()
         noise = _noise_share(latents, std)
@@ -121,7 +116,7 @@ def _distinct(windows: list[Window]) -> list[Window]:
 
 
 def _spacing(train: Cohort) -> list[float]:
-    """The median spacing, for volumes that no case lends its own."""
+    """Median millimetres per voxel, which generated volumes get."""
     return [float(torch.tensor([case.spacing[axis] for case in train]).median()) for axis in range(3)]
 
 
