@@ -1,16 +1,25 @@
-"""The table beside the images: one row a case, with its patient, its split and what else is known of it."""
+"""The table beside the images: one row a case or a patient, with what is known of it.
 
-import csv
-from collections import defaultdict
+The rows are keyed by the first of these columns: `case`, `participant_id`, `patient_id`, `patientid`, `subject_id`, `subject`,
+`patient`; else by the first column, if it names cases. A key names a case, a patient, or the beginning of a case's name that ends
+at a separator (`IXI013-HH-1212` is the row of `IXI013-HH-1212_T1`; the longest counts). Titles are read in lower case, with `_` for
+all that is neither letter nor digit. Columns that name persons are never covariates.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 
-from medldm.cohort import COLUMNS, SPLITS, Covariate, covariate
+from medldm.cohort import Covariate, covariate
+from medldm.data.tables import covariate_names, read_lines, refuse_mixed, split_name, wrong_columns
 from medldm.errors import UserError
 
 #: Units of covariates that are understood by name; volumes of structures are added by `prepare`.
 UNITS = {"age": "years"}
+#: Columns that name cases or persons.
+KEYS = ("case", "participant_id", "patient_id", "patientid", "subject_id", "subject", "patient")
+SEPARATORS = r"[_.\-]"
 
 
 @dataclass(frozen=True)
@@ -28,36 +37,30 @@ class Row:
     covariates: dict[str, Covariate] = field(default_factory=dict)
 
 
-def read_covariates(path: Path) -> dict[str, Row]:
+def read_covariates(path: Path, cases: Mapping[str, Sequence[str]], private: bool = False) -> tuple[dict[str, Row], int]:
     """Read a covariates table.
 
     Args:
-        path: CSV with the column `case`, optional columns `patient` and `split`; the others are covariates.
+        path: CSV, or TSV by its name; optional columns `patient` and `split`, the others are covariates.
+        cases: case -> its patient, and further names that the patient goes by.
+        private: keys are true identities: messages give the number of a row, and no patient is called by the key.
 
     Returns:
-        Case name -> its row.
+        Case -> its row, for cases that have one, and the number of rows that belong to no case.
 
     Raises:
-        UserError: the file is no such table, a case has two rows, a column mixes numbers and words, or a split is unknown.
+        UserError: the file is no such table, two rows have one key or belong to one case, a column mixes numbers and words, or a
+            split is unknown.
     """
-    lines, columns = _lines(path)
-    names = [name for name in columns if name not in ("case", "patient", "split")]
-    if taken := sorted(set(names) & set(COLUMNS)):
-        raise UserError(f"{path}: the columns {', '.join(taken)} have a fixed meaning in a cohort.", "Rename them.")
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(lines, start=2):
-        case = case_name((line["case"] or "").strip())
-        where = f"{path}, row {number}"
-        if not case or case in rows:
-            problem = f"case {case!r} has a row already." if case else "the cell of column 'case' is empty."
-            raise UserError(f"{where}: {problem}", "Keep one row a case.")
-        split = (line.get("split") or "").strip()
-        if split not in SPLITS:
-            raise UserError(f"{where}: split {split!r} is none of train, val, test.", "Correct it, or leave the cell empty.")
-        rows[case] = Row((line.get("patient") or "").strip(), split, {name: covariate(line[name]) for name in names})
-    for name in names:
-        _refuse_mixed(path, name, {case: row.covariates[name] for case, row in rows.items()})
-    return rows
+    lines, titles = read_lines(path)
+    key = next((name for name in KEYS if name in titles), next(iter(titles), ""))
+    if not key:
+        raise wrong_columns(path, titles)
+    rows = _rows(path, lines, titles, key, private)
+    owners = _owners(path, rows, cases, key)
+    if key not in KEYS and not owners:
+        raise wrong_columns(path, titles)
+    return {case: _of_case(rows[owner], owner, case, cases[case][0], private) for case, owner in owners.items()}, len(rows.keys() - owners.values())
 
 
 def case_name(file_name: str) -> str:
@@ -87,34 +90,44 @@ def refuse_shared_patients(path: Path, splits: dict[str, tuple[str, str]]) -> No
         raise UserError(f"{path}: patients stand in two splits: {'; '.join(pairs[:5])}{more}.", "Give all cases of one patient one split.")
 
 
-def _lines(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a byte order mark in front
-            reader = csv.DictReader(stream, strict=True)
-            lines, columns = list(reader), list(reader.fieldnames or [])
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.", "Give a CSV file as --covariates.") from error
-    except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}).", "Save it as comma-separated UTF-8 text.") from error
-    if "case" not in columns or len(set(columns)) < len(columns) or "" in columns:
-        found = ", ".join(map(repr, columns)) or "nothing"
-        raise UserError(f"{path} has the columns {found}; each name once and one 'case' were expected.", "Correct the first row; separate by commas.")
+def _rows(path: Path, lines: list[dict[str, str]], titles: dict[str, str], key: str, private: bool) -> dict[str, Row]:
+    """Key -> its row."""
+    persons = [name for name in ("patient", *KEYS) if name in titles and name != key]
+    person = "patient" if "patient" in persons else persons[0] if persons and key == "case" and not private else ""
+    names = covariate_names(path, titles, (key, "split", *KEYS))
+    rows: dict[str, Row] = {}
+    spoken: dict[str, str] = {}
     for number, line in enumerate(lines, start=2):
-        if None in line or None in line.values():
-            raise UserError(f"{path}, row {number}: the number of cells differs from the {len(columns)} columns.", "Correct the row.")
-    return lines, columns
+        who = case_name(line[key])
+        where = f"{path}, row {number}"
+        if not who or who in rows:
+            named = f"a {key}" if private else f"{key} {who!r}"
+            raise UserError(f"{where}: {f'{named} has a row already.' if who else f'the cell of column {key!r} is empty.'}", f"Keep one row a {key}.")
+        spoken[who] = f"row {number}" if private else f"{key} {who!r}"
+        values = {name: covariate(line[name]) for name in names}
+        rows[who] = Row(line.get(person, ""), split_name(where, line.get("split", "")), values)
+    for name in names:
+        refuse_mixed(path, name, {spoken[who]: row.covariates[name] for who, row in rows.items()})
+    return rows
 
 
-def _refuse_mixed(path: Path, name: str, values: dict[str, Covariate]) -> None:
-    kinds: dict[type, list[str]] = defaultdict(list)
-    for case, value in values.items():
-        if isinstance(value, float) and not isfinite(value):
-            raise UserError(f"{path}, column {name!r}: case {case!r} has {value}.", "Correct it, or leave the cell empty.")
-        if value is not None:
-            kinds[type(value)].append(case)
-    if len(kinds) > 1:
-        fewer = min(kinds.values(), key=len)
-        raise UserError(
-            f"{path}, column {name!r} mixes {len(kinds[float])} numbers and {len(kinds[str])} words (case {fewer[0]!r} has {values[fewer[0]]!r}).",
-            "Correct it, or leave the cell empty.",
-        )
+def _owners(path: Path, rows: Mapping[str, Row], cases: Mapping[str, Sequence[str]], key: str) -> dict[str, str]:
+    """Case -> key of its row. Where the column `case` names cases, it names nothing else."""
+    by_case = {case: case for case in cases if case in rows}
+    if key == "case" and by_case:
+        return by_case
+    owners: dict[str, str] = {}
+    for case, persons in cases.items():
+        named = [case] if case in rows else sorted({person for person in persons if person in rows})
+        heads = [case[: match.start()] for match in re.finditer(SEPARATORS, case)]
+        found = named or [head for head in reversed(heads) if head in rows][:1]
+        if len(found) > 1:
+            raise UserError(f"{path}: {len(found)} rows belong to case {case!r}.", "Keep one of them.")
+        owners.update(dict.fromkeys([case], found[0]) if found else {})
+    return owners
+
+
+def _of_case(row: Row, owner: str, case: str, patient: str, private: bool) -> Row:
+    """The row for one case. Cases that share a row are of one patient, called by the key where no better name is known."""
+    known = row.patient or (patient if patient != case or owner == case or private else owner)
+    return Row(known, row.split, row.covariates)

@@ -99,7 +99,7 @@ def test_covariates(tmp_path):
 @pytest.mark.parametrize(
     "table, message",
     [
-        ("name,age\na,5\n", "one 'case' were expected"),
+        ("person,age\nx,5\n", "one 'case' were expected"),
         ("", "columns nothing"),
         ("case;age\na;5\n", "one 'case' were expected"),
         ("case,age\na,5\na,6\n", "row 3: case 'a' has a row already"),
