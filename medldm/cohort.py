@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 from medldm.errors import UserError
@@ -16,6 +17,7 @@ from medldm.files import read_json, sha256_of, write_json, write_text
 FORMAT = 1
 COLUMNS = ("case", "patient", "split", "image", "label", "sha256", "shape", "spacing", "status", "reason")
 SPLITS = ("train", "val", "test", "")
+SHOWN_PAIRS = 5
 
 Covariate = float | str | None
 
@@ -149,15 +151,17 @@ class Cohort:
     def _refuse_leaks(self) -> None:
         """Refuse a patient or identical files in two splits."""
         for what, key in (("patient", lambda c: c.patient), ("image", lambda c: c.sha256)):
-            seen: dict[str, Case] = {}
+            groups: dict[str, list[Case]] = {}
             for case in self.cases:
-                other = seen.setdefault(key(case), case) if key(case) else case
-                if other.split != case.split and case.split and other.split:
-                    raise UserError(
-                        f"{self.root}/cohort.csv: the same {what} is in two splits: case {other.case!r} in {other.split!r} "
-                        f"and case {case.case!r} in {case.split!r}.",
-                        "Give all cases of one patient one split.",
-                    )
+                if key(case) and case.split:
+                    groups.setdefault(key(case), []).append(case)
+            pairs = [(a, b) for group in groups.values() for a, b in combinations(group, 2) if a.split != b.split]
+            if pairs:
+                named = "; ".join(f"case {a.case!r} in {a.split!r} and case {b.case!r} in {b.split!r}" for a, b in pairs[:SHOWN_PAIRS])
+                more = f"; {len(pairs)} pairs in all" if len(pairs) > SHOWN_PAIRS else ""
+                raise UserError(
+                    f"{self.root}/cohort.csv: the same {what} is in two splits: {named}{more}.", "Give all cases of one patient one split."
+                )
 
 
 def _written(value: Covariate) -> str:

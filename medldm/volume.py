@@ -4,9 +4,10 @@ Axes C I J K; affines are RAS+ millimetres; labels are integers stored as float3
 """
 
 import gzip
+import math
+import struct
 import zlib
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,29 @@ from medldm.files import atomic
 LIMIT_BYTES = 4 << 30
 #: ... nor more than this multiple of the file (gzip packs at most about 1030:1).
 LIMIT_RATIO = 1100
+#: From here on a file has to be packed no better than real ones are: images reach 8:1, maps of few lesions 880:1.
+SUSPECT_BYTES = 64 << 20
+IMAGE_RATIO = 200
+LABEL_VOXELS = 1 << 28
+#: The voxels begin behind the header and its extensions, which are never this long.
+LIMIT_OFFSET = 64 << 20
+
+_MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
+
+
+class BadVolume(UserError):
+    """A file that holds no usable volume.
+
+    Args:
+        path: the file.
+        status: one word for tables: "unreadable", "no_place", "spacing", "voxel_type", "nan" or "label_values".
+        reason: what is wrong with it, without the path.
+        fix: what to do about it.
+    """
+
+    def __init__(self, path: Path, status: str, reason: str, fix: str = ""):
+        super().__init__(f"{path} {reason}", fix)
+        self.status, self.reason = status, f"{reason} {fix}".strip()
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,7 @@ class Volume:
         return replace(self, data=data)
 
 
-def read_volume(path: Path, unit: str = "a.u.") -> Volume:
+def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> Volume:
     """Read a NIfTI file whole and distrustfully.
 
     Limits are checked before memory is taken, a gzip stream is read to its checksum, and every voxel must be finite.
@@ -71,30 +95,37 @@ def read_volume(path: Path, unit: str = "a.u.") -> Volume:
     Args:
         path: a .nii or .nii.gz file with 3 axes, or 4 where the last counts channels.
         unit: "HU", "a.u." or "label"; labels must be whole numbers.
+        assume_place: take a file that does not say where it lies (sform and qform codes 0) as nibabel does: axes LAS,
+            centre of the grid at the origin.
 
     Raises:
-        UserError: the file is missing, truncated, corrupt, not NIfTI, too large, has no place in space, or has voxels
-            that are not finite (or, for labels, not whole).
+        BadVolume: the file is missing, truncated, corrupt, not NIfTI, too large, has no place in space, a voxel size of
+            0, complex or colour voxels, or voxels that are not finite (or, for labels, not whole).
     """
     import nibabel
 
     path = Path(path)
-    raw = _decompressed(path)
-    kind = nibabel.Nifti2Image if raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nibabel.Nifti1Image
+    raw = _decompressed(path, unit)
     try:
-        image = kind.from_bytes(raw)
-        voxels = np.asarray(image.dataobj, dtype=np.float32)
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as NIfTI ({error}).", "Convert it again from its source, or take it out.") from error
-    if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        raise UserError(f"{path} does not say where it lies in space (sform and qform codes are 0).", "Convert it again with its orientation.")
+        image = (nibabel.Nifti2Image if _version(raw) == 540 else nibabel.Nifti1Image).from_bytes(raw)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
+            voxels = np.asarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, ValueError, OverflowError) as error:
+        fix = "Convert it again from its source, or take it out."
+        raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", fix) from error
+    if not assume_place and int(image.header["sform_code"]) <= 0 and int(image.header["qform_code"]) <= 0:
+        raise BadVolume(
+            path, "no_place", "does not say where it lies in space (sform and qform codes are 0).", "Convert it again with its orientation."
+        )
+    if not _spans_space(affine):
+        raise BadVolume(
+            path, "spacing", "has a degenerate affine (an axis without length, or two along one line).", "Convert it again with its voxel size."
+        )
     if not np.isfinite(voxels).all():
-        raise UserError(f"{path} has {int((~np.isfinite(voxels)).sum())} voxels that are NaN or infinite.", "Repair or take it out.")
+        raise BadVolume(path, "nan", f"has {int((~np.isfinite(voxels)).sum())} voxels that are NaN or infinite.", "Repair or take it out.")
     if unit == "label" and not np.array_equal(voxels, np.rint(voxels)):
-        raise UserError(f"{path} is a label map with values that are not whole numbers.", "Is it an image? Give a label map.")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path} has a degenerate affine (an axis of length 0).", "Convert it again with its voxel size.")
+        raise BadVolume(path, "label_values", "is a label map with values that are not whole numbers.", "Is it an image? Give a label map.")
     voxels = voxels[None] if voxels.ndim == 3 else np.moveaxis(voxels, 3, 0)
     return Volume(torch.from_numpy(np.ascontiguousarray(voxels)), affine, unit)
 
@@ -117,32 +148,83 @@ def write_volume(path: Path, volume: Volume) -> None:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
 
 
-def _decompressed(path: Path) -> bytes:
-    """The bytes of a NIfTI file after checking that its header asks for no more than the file can hold."""
-    import nibabel
+def _spans_space(affine: np.ndarray) -> bool:
+    """True where three axes of some length point in three directions."""
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        directions = affine[:3, :3] / lengths
+    return bool(np.isfinite(directions).all() and np.isfinite(affine).all() and lengths.min() > 1e-3 and np.linalg.cond(directions) < 1e3)
 
-    nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it has to say of a bad header, the error says
+
+def _version(head: bytes) -> int:
+    """Length of the header that a file begins with: 348 (NIfTI-1), 540 (NIfTI-2), or 0 where it is neither."""
+    for order in ("<i", ">i"):
+        length = struct.unpack_from(order, head)[0] if len(head) >= 4 else 0
+        start, magic = _MAGIC.get(length, (0, ()))
+        if len(head) >= length and head[start : start + 4] in magic:
+            return length
+    return 0
+
+
+def _decompressed(path: Path, unit: str) -> bytes:
+    """The bytes of a NIfTI file after checking that its header asks for no more than the file can hold."""
     advice = "Copy or convert it again from its source, or take it out."
     try:
         size = path.stat().st_size
         opened = gzip.open(path) if path.name.endswith(".gz") else open(path, "rb")
         with opened as stream:
             head = stream.read(540)
-            header_class = nibabel.Nifti2Header if head[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nibabel.Nifti1Header
-            header = header_class.from_fileobj(BytesIO(head))
-            shape = header.get_data_shape()
-            wanted = float(header["vox_offset"]) + np.prod([float(n) for n in shape]) * header.get_data_dtype().itemsize
-            if len(shape) not in (3, 4) or min(shape) < 1:
-                raise UserError(f"{path} has shape {shape}; 3 axes were expected, or 4 with channels last.", "Give one volume per file.")
-            if wanted > min(LIMIT_BYTES, size * LIMIT_RATIO):
-                raise UserError(f"{path} claims {wanted / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", advice)
-            rest = stream.read(int(wanted) - len(head) + (1 << 20))
+            if not _version(head):
+                raise BadVolume(path, "unreadable", "is not a NIfTI file.", advice)
+            wanted = _wanted_bytes(path, head, size, unit)
+            if wanted > size and not path.name.endswith(".gz"):
+                raise BadVolume(path, "unreadable", f"is truncated: {size} of {wanted} bytes.", advice)
+            rest = stream.read(max(wanted - len(head), 0) + (1 << 20))
             if stream.read(1):
-                raise UserError(f"{path} holds more data than its header says.", advice)
+                raise BadVolume(path, "unreadable", "holds more data than its header says.", advice)
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile, nibabel.wrapstruct.WrapStructError, nibabel.spatialimages.HeaderDataError) as error:
-        raise UserError(f"{path} is not a whole NIfTI file ({error}).", advice) from error
+        raise BadVolume(path, "unreadable", "does not exist.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadVolume(path, "unreadable", f"is not a whole NIfTI file ({error}).", advice) from error
+    except OSError as error:
+        raise BadVolume(path, "unreadable", f"cannot be read ({error.strerror}).") from error
     if len(head) + len(rest) < wanted:
-        raise UserError(f"{path} is truncated: {len(head) + len(rest)} of {wanted:.0f} bytes.", advice)
+        raise BadVolume(path, "unreadable", f"is truncated: {len(head) + len(rest)} of {wanted} bytes.", advice)
     return head + rest
+
+
+def _wanted_bytes(path: Path, head: bytes, size: int, unit: str) -> int:
+    """How long the file must be according to its header, after judging that header.
+
+    A few megabytes of gzip can claim gigabytes of zeros, so that what is claimed is compared with the size of the file
+    before anything is unpacked.
+    """
+    import nibabel
+
+    nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it has to say of a bad header, the error says
+    kind = nibabel.Nifti2Header if _version(head) == 540 else nibabel.Nifti1Header
+    advice = "Copy or convert it again from its source, or take it out."
+    try:
+        header = kind(head[: _version(head)], check=False)  # a check would turn a voxel size of 0 into 1
+        shape, dtype, lengths = header.get_data_shape(), header.get_data_dtype(), header["pixdim"][1:4].astype(np.float64)
+        offset = float(header["vox_offset"])
+    except KeyError as error:
+        raise BadVolume(path, "unreadable", f"has a voxel type that is not of NIfTI (code {error}).", advice) from error
+    except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, OverflowError) as error:
+        raise BadVolume(path, "unreadable", f"has a damaged header ({error}).", advice) from error
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise BadVolume(
+            path, "unreadable", f"has shape {tuple(map(int, shape))}; 3 axes were expected, or 4 with channels last.", "Give one volume per file."
+        )
+    if dtype.kind not in "iuf":
+        what = "complex" if dtype.kind == "c" else "colour"
+        raise BadVolume(path, "voxel_type", f"has {what} voxels; one real number per voxel was expected.", "Give magnitude, or one channel per file.")
+    if not (np.isfinite(lengths) & (lengths != 0)).all():
+        raise BadVolume(path, "spacing", f"has voxel size {' x '.join(f'{x:g}' for x in lengths)} mm.", "Convert it again with its voxel size.")
+    count = math.prod(int(n) for n in shape)
+    voxels = count * dtype.itemsize
+    in_memory = count * max(dtype.itemsize, 4)
+    bomb = voxels > SUSPECT_BYTES and voxels > IMAGE_RATIO * size and (unit != "label" or count > LABEL_VOXELS)
+    if bomb or in_memory > LIMIT_BYTES or voxels > LIMIT_RATIO * size or not 0 <= offset <= LIMIT_OFFSET:
+        raise BadVolume(path, "unreadable", f"claims {in_memory / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", advice)
+    return int(offset) + voxels

@@ -1,174 +1,166 @@
-"""Is every file whole, finite and where its label map says it is?
+"""Is every file of a case whole, finite, plausible, and where its label map says it is?
 
-unreadable      missing, truncated, corrupt, no NIfTI at all        nan            voxels that are not finite
-no_image        a label map without image                           no_label       an image without label map, where others have one
-grid_mismatch   label map or contrast on another grid               label_values   no whole numbers, negative, or without a name
-constant        almost all voxels are equal                         channels       another number of contrasts than most cases
-duplicate       the image of another patient
+unreadable      missing, truncated, corrupt, no NIfTI at all        nan                 voxels that are not finite
+no_image        a label map without image                           no_label            an image without label map, where others have one
+grid_mismatch   label map or contrast on another grid               label_values        no whole numbers, negative, without a name, an image
+constant        almost all voxels are equal                         voxel_type          complex numbers or colours
+spacing         an axis of length 0                                 no_place         *  the file does not say where it lies
+outlier_voxels * single voxels far above all others                 not_hu           *  a CT that is not in Hounsfield units
+spacing_outlier * outside 0.05 to 20 mm, or unlike other cases
+
+Those with a star a user may vouch for. `compare.py` holds the cases against each other and adds some words; what sources know from
+headers alone (`data/sources.py`) adds others.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medldm.data.layouts import SourceCase
-from medldm.errors import UserError
-from medldm.volume import Volume, read_volume
+from medldm.data.align import aligned
+from medldm.data.finding import Finding
+from medldm.data.plausible import label_values, refuse_constant, refuse_no_hounsfield, refuse_outlier_voxels, sampled
+from medldm.data.sources import BadCase, SourceCase, Stored
+from medldm.data.thumbnail import in_ras_order, thumbnail
+from medldm.volume import BadVolume, Volume, read_volume
+
+#: What a user may vouch for; everything else has to be repaired or left out.
+ASSUMABLE = (
+    "no_place", "spacing_outlier", "orientation_outlier", "size_outlier", "outlier_voxels", "not_hu", "near_duplicate", "duplicate_label",
+)  # fmt: skip
 
 GRID_TOLERANCE = 1e-3  # mm
-CONSTANT_PERCENTILES = (0.5, 99.5)
-
-# What read_volume says, as a word for tables.
-REFUSALS = {"NaN": "nan", "not whole numbers": "label_values"}
-
-
-class BadCase(UserError):
-    """A case that cannot be used.
-
-    Args:
-        file: which file, as folder and name.
-        status: one of the words above.
-        reason: what is wrong with it, without the path.
-    """
-
-    def __init__(self, file: str, status: str, reason: str):
-        super().__init__(f"{file}: {reason}")
-        self.file, self.status, self.reason = file, status, reason
+LEAST_COVERED = 0.5  # of the first contrast's grid, by what is aligned to it
+LEAST_LABELLED = 27  # voxels, from which on equal label maps are no chance
+SPACING_MM = (0.05, 20.0)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of checking one case.
-
-    Args:
-        case: its name.
-        patient: its patient.
-        file: the file that is wrong, else the image, as folder and name.
-        status: "ok" or a word for what is wrong.
-        reason: what is wrong.
-        digest: SHA-256 of the image's voxels; "" where they could not be read.
-        content: SHA-256 of image, label map and affine.
-        channels: contrasts of the image.
-        label_values: foreground values in the label map.
-    """
-
-    case: str
-    patient: str
-    file: str
-    status: str = "ok"
-    reason: str = ""
-    digest: str = ""
-    content: str = ""
-    channels: int = 0
-    label_values: tuple[int, ...] = ()
-
-
-def load_case(case: SourceCase) -> tuple[Volume, Volume | None]:
+def load_case(case: SourceCase, align: bool = False, assume: Collection[str] = ()) -> tuple[Volume, Volume | None]:
     """Read the image [C I J K] of a case, contrasts as channels, and its label map [1 I J K] on the same grid.
+
+    Args:
+        case: its files.
+        align: interpolate contrasts and label maps of other grids on that of the first contrast, by their positions.
+        assume: with "no_place", files that do not say where they lie are taken as nibabel takes them.
 
     Raises:
         BadCase: a file is unreadable, there is no image, or grids differ.
     """
     if not case.images:
         raise BadCase(_short(case.label), "no_image", "is a label map without an image.")
-    contrasts = [_read(path) for path in case.images]
+    unit = "HU" if case.modality == "CT" else "a.u."
+    contrasts = [_read(part, unit, "no_place" in assume) for part in case.images]
     image = contrasts[0]
-    for path, other in zip(case.images[1:], contrasts[1:], strict=True):
-        _refuse_other_grid(path, other, image)
+    for number, part in enumerate(case.images[1:], start=1):
+        contrasts[number] = _on_grid(part, contrasts[number], image, align)
     image = image.with_data(torch.cat([contrast.data for contrast in contrasts]))
     if case.label is None:
         return image, None
-    label = _read(case.label, "label")
-    _refuse_other_grid(case.label, label, image)
+    label = _read(case.label, "label", "no_place" in assume)
     if len(label.data) != 1:
         raise BadCase(_short(case.label), "grid_mismatch", f"has {len(label.data)} channels; a label map has one.")
-    return image, replace(label, affine=image.affine)
+    return image, replace(_on_grid(case.label, label, image, align), affine=image.affine)
 
 
-def check_case(case: SourceCase, labels: dict[int, str], labelled: bool = False) -> Finding:
+def check_case(
+    case: SourceCase,
+    labels: Mapping[int, str],
+    labelled: bool = False,
+    modality: str = "",
+    align: bool = False,
+    assume: Collection[str] = (),
+) -> Finding:
     """Check one case on its own.
 
     Args:
         case: its files.
         labels: label value -> name; where it is not empty, other values are an error.
         labelled: True where a missing label map is an error.
+        modality: "CT" holds images to Hounsfield units; by default what the case says.
+        align: as in `load_case`.
+        assume: words of ASSUMABLE that are known to be in order.
     """
     file = _short(case.images[0] if case.images else case.label)
+    if case.status != "ok":
+        return Finding(case.case, case.patient, file, case.status, case.reason)
     try:
-        image, label = load_case(case)
+        image, label = load_case(case, align, assume)
         if label is None and labelled:
             raise BadCase(file, "no_label", "has no label map, though other images of this source have one.")
-        _refuse_constant(file, image)
-        values = () if label is None else _label_values(_short(case.label), label, labels)
+        _refuse_implausible(file, image, (modality or case.modality) == "CT", assume)
+        values = () if label is None else label_values(_short(case.label), label, dict(labels))
     except BadCase as bad:
         return Finding(case.case, case.patient, bad.file, bad.status, bad.reason)
-    voxels = hashlib.sha256(repr(image.data.shape).encode() + image.data.numpy().tobytes())
-    content = hashlib.sha256(voxels.digest() + image.affine.tobytes())
+    content = hashlib.sha256(bytes.fromhex(_digest(image.data.numpy())) + image.affine.tobytes())
     content.update(b"" if label is None else label.data.numpy().tobytes())
-    digest, whole = voxels.hexdigest(), content.hexdigest()
-    return Finding(case.case, case.patient, file, digest=digest, content=whole, channels=len(image.data), label_values=values)
+    ras = in_ras_order(image)
+    low, median, high = (float(level) for level in np.percentile(sampled(image.data[0].numpy()), (1, 50, 99)))
+    return Finding(
+        case.case, case.patient, file, digest=_digest(ras), content=content.hexdigest(), channels=len(image.data),
+        label_values=values, label_digest=_label_digest(label),
+        shape=image.shape, spacing=image.spacing, orientation=image.orientation, low=low, median=median, high=high, thumbnail=thumbnail(ras[0]),
+    )  # fmt: skip
 
 
-def compare(findings: Sequence[Finding]) -> list[Finding]:
-    """Check the cases against each other: an image of two patients, or another number of contrasts than most.
-
-    Of equal images the first keeps its status, so that the others can be left out.
-    """
-    usual = Counter(f.channels for f in findings if f.status == "ok").most_common(1)
-    first: dict[str, Finding] = {}
-    compared = []
-    for finding in findings:
-        other = first.setdefault(finding.digest, finding) if finding.status == "ok" else finding
-        if other.patient != finding.patient:
-            finding = replace(finding, status="duplicate", reason=f"has the same voxels as case {other.case!r} of another patient.")
-        elif finding.status == "ok" and finding.channels != usual[0][0]:
-            finding = replace(finding, status="channels", reason=f"has {finding.channels} contrasts; most cases have {usual[0][0]}.")
-        compared.append(finding)
-    return compared
+def _refuse_implausible(file: str, image: Volume, is_ct: bool, assume: Collection[str]) -> None:
+    if "spacing_outlier" not in assume and not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in image.spacing):
+        sizes = " x ".join(f"{s:.4g}" for s in image.spacing)
+        raise BadCase(file, "spacing_outlier", f"has voxels of {sizes} mm; {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm were expected.")
+    refuse_constant(file, image)
+    if "outlier_voxels" not in assume:
+        refuse_outlier_voxels(file, image)
+    if is_ct and "not_hu" not in assume:
+        refuse_no_hounsfield(file, image)
 
 
-def _read(path: Path, unit: str = "a.u.") -> Volume:
-    try:
-        return read_volume(path, unit)
-    except UserError as error:
-        reason = str(error).removeprefix(str(path)).strip()
-        status = next((status for words, status in REFUSALS.items() if words in reason), "unreadable")
-        raise BadCase(_short(path), status, reason) from error
-    except OSError as error:
-        raise BadCase(_short(path), "unreadable", f"cannot be read ({error.strerror}).") from error
+def _read(part: Path | Stored, unit: str, assume_place: bool) -> Volume:
+    """A file or a stored volume, with finite voxels, and whole ones in label maps."""
+    if isinstance(part, Path):
+        try:
+            return read_volume(part, unit, assume_place)
+        except BadVolume as error:
+            raise BadCase(_short(part), error.status, error.reason) from error
+    volume = part.read()
+    if not torch.isfinite(volume.data).all():
+        raise BadCase(part.short, "nan", f"has {int((~torch.isfinite(volume.data)).sum())} voxels that are NaN or infinite.")
+    if unit == "label" and not torch.equal(volume.data, volume.data.round()):
+        raise BadCase(part.short, "label_values", "is a label map with values that are not whole numbers.")
+    return volume
 
 
-def _short(path: Path | None) -> str:
-    return f"{path.parent.name}/{path.name}" if path else ""
+def _short(part: Path | Stored | None) -> str:
+    return "" if part is None else f"{part.parent.name}/{part.name}" if isinstance(part, Path) else part.short
 
 
-def _refuse_other_grid(path: Path, volume: Volume, image: Volume) -> None:
-    if volume.shape != image.shape:
-        raise BadCase(_short(path), "grid_mismatch", f"has shape {_x(volume.shape)}, its image {_x(image.shape)}.")
+def _on_grid(part: Path | Stored, volume: Volume, image: Volume, align: bool) -> Volume:
+    """The volume, if it lies on the grid of the image, or interpolated on it."""
     distance = float(np.abs(volume.affine - image.affine).max())
-    if distance > GRID_TOLERANCE:
-        raise BadCase(_short(path), "grid_mismatch", f"lies elsewhere than its image (the affines differ by up to {distance:.3g} mm).")
+    if volume.shape == image.shape and distance <= GRID_TOLERANCE:
+        return volume
+    if align:
+        volume, share = aligned(volume, image)
+        if share < LEAST_COVERED:
+            raise BadCase(_short(part), "grid_mismatch", f"covers {100 * share:.0f} % of its image; too little to align it.")
+        return volume
+    if volume.shape != image.shape:
+        raise BadCase(_short(part), "grid_mismatch", f"has shape {_x(volume.shape)}, its image {_x(image.shape)}.")
+    raise BadCase(_short(part), "grid_mismatch", f"lies elsewhere than its image (the affines differ by up to {distance:.3g} mm).")
 
 
-def _refuse_constant(file: str, image: Volume) -> None:
-    for channel in image.data.numpy():
-        low, high = np.percentile(channel, CONSTANT_PERCENTILES)
-        if not high > low:
-            raise BadCase(file, "constant", f"is almost constant: at least 99 % of its voxels are {low:g}.")
+def _digest(voxels: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(voxels.shape).encode())
+    digest.update(np.ascontiguousarray(voxels))
+    return digest.hexdigest()
 
 
-def _label_values(file: str, label: Volume, labels: dict[int, str]) -> tuple[int, ...]:
-    values = tuple(int(value) for value in np.unique(label.data.numpy()) if value != 0)
-    strange = [value for value in values if value < 0 or (labels and value not in labels)]
-    if strange:
-        known = f"the named labels are {', '.join(f'{v} ({name})' for v, name in labels.items())}" if labels else "labels are positive"
-        raise BadCase(file, "label_values", f"has the values {', '.join(map(str, strange[:5]))}; {known}.")
-    return values
+def _label_digest(label: Volume | None) -> str:
+    """SHA-256 of a label map with so much in it that two do not agree by chance."""
+    if label is None or (label.data != 0).sum() < LEAST_LABELLED or (label.data == label.data.flatten()[0]).all():
+        return ""
+    return _digest(in_ras_order(label))
 
 
 def _x(shape: tuple[int, ...]) -> str:
