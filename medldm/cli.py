@@ -32,6 +32,8 @@ COMMANDS = {
     "cache-latents": "code a cohort once, for all trainings that follow",
     "train-diffusion": "train the denoiser of the latents",
     "generate": "make a labelled synthetic cohort",
+    "restore": "put volumes of a cohort back on the grids of their sources",
+    "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
 }
 LONGEST_MESSAGE = 400

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medldm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"errors", "optional", "types", "files", "machine", "randomness", "volume", "cohort", "run", "tracking"}
+BASE = {"errors", "optional", "types", "files", "machine", "parallel", "randomness", "volume", "cohort", "run", "tracking"}
 SIDE_BY_SIDE = {"data", "models", "kernels", "operators", "metrics", "provenance"}
 L2 = BASE | {"models", "operators"}
 L3 = BASE | SIDE_BY_SIDE | {"diffusion"}

@@ -2,13 +2,23 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from medldm.files import atomic
 from medldm.report.plots import plot_curves, read_history
+
+Item = TypeVar("Item")
+
+
+def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    """The items, with a bar on the terminal that goes away at the end; elsewhere without."""
+    console = Console(stderr=True)
+    yield from track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
 class TrainingProgress:

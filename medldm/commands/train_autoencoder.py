@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
 from medldm.commands.progress import TrainingProgress, draw_history
+from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.lean import LeanAutoencoder
@@ -27,6 +28,7 @@ def train_autoencoder(
     training: Training = Training(steps=1800),
     crop: tuple[int, int, int] | None = None,
     with_labels: bool = True,
+    augment: Augment | None = None,
     seed: int = 0,
 ) -> Path:
     """Train an autoencoder on the split "train" of a cohort; the split "val" shows progress.
@@ -41,6 +43,7 @@ def train_autoencoder(
         training: length, batch, learning rates, precision.
         crop: voxels of a training crop; by default what fits every case, at most 64.
         with_labels: code image and label map together, so that generated volumes come with labels.
+        augment: random changes of the crops beside small ones of brightness and contrast; none by default.
         seed: decides initial weights, order, crops and noise.
 
     Returns:
@@ -56,7 +59,7 @@ def train_autoencoder(
     with seeded(seed, "weights"):
         network = model(len(read_volume(train.path(train.cases[0].image)).data), labels)
     size = crop_size(train, network.factor, crop)
-    arguments = dict(cohort=cohort, model=model, loss=loss, training=training, crop=crop, with_labels=with_labels, seed=seed)
+    arguments = dict(cohort=cohort, model=model, loss=loss, training=training, crop=crop, with_labels=with_labels, augment=augment, seed=seed)
     reads = {"cohort": source.fingerprint()}
     run = Run.claim(out, "train-autoencoder", arguments, reads)
     if run.finished:
@@ -72,7 +75,7 @@ def train_autoencoder(
         watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
         module = AutoencoderTraining(network, loss, training, seed, size)
         validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
-        fit(module, Crops(train, size, training.batch, seed), validation, run.root, watchers, progress.say)
+        fit(module, Crops(train, size, training.batch, seed, augment), validation, run.root, watchers, progress.say)
         save_model(run.root, network)
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])

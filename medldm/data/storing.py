@@ -62,5 +62,5 @@ def structure_volumes(label: Volume, labels: dict[int, str]) -> dict[str, float]
         `volume_<name>` -> mm3.
     """
     voxel = abs(float(np.linalg.det(label.affine[:3, :3])))
-    values = label.data.numpy()
-    return {f"volume_{name}": round(int((values == value).sum()) * voxel, 6) for value, name in labels.items()}
+    counts = np.bincount(label.data.numpy().astype(np.int64).ravel(), minlength=max(labels, default=0) + 1)
+    return {f"volume_{name}": round(int(counts[value]) * voxel, 6) for value, name in labels.items()}

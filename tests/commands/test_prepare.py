@@ -11,6 +11,7 @@ import torch
 from medldm.cohort import Cohort
 from medldm.commands.check import check
 from medldm.commands.prepare import prepare
+from medldm.data.preparing import read_history
 from medldm.errors import UserError
 from medldm.files import sha256
 from medldm.volume import Volume, read_volume, write_volume
@@ -50,7 +51,7 @@ def test_the_cohort_holds_what_the_source_says(phantom_source, phantom_cohort):
         assert case.covariates["volume_ventricles"] == 1000.0 * int((original.data == 2).sum())
         assert case.sha256 == sha256(phantom_cohort.path(case.image), phantom_cohort.path(case.label))
         assert case.shape == image.shape and case.spacing == image.spacing
-        assert set(phantom_cohort.facts["intensity_limits"]) == set(rows)
+        assert read_history(phantom_cohort.root, case.case).grid.shape == original.shape
 
 
 def test_patients_are_not_split(phantom_cohort):
@@ -133,7 +134,8 @@ def test_spacing_and_window(source, tmp_path):
     cohort = prepare(source, tmp_path / "c", spacing=(20.0, 20.0, 20.0), window=(0.0, 500.0))
     image = read_volume(cohort.path(cohort.cases[0].image))
     assert cohort.cases[0].shape == image.shape == (8, 10, 8) and image.spacing == (20, 20, 20)
-    assert cohort.facts["intensity"]["init_args"] == {"low": 0.0, "high": 500.0}
+    steps = {step["class_path"].rpartition(".")[2]: step["init_args"] for step in cohort.facts["steps"]}
+    assert steps["Window"] == {"low": 0.0, "high": 500.0} and steps["Resample"] == {"spacing": [20.0, 20.0, 20.0]}
     assert -1 <= float(image.data.min()) < float(image.data.max()) <= 1
 
 
