@@ -233,4 +233,4 @@ def _summarise(cohort: Cohort, found: Source) -> None:
 
 def _range(triples: Sequence[tuple[float, ...]]) -> str:
     axes = [(min(values), max(values)) for values in zip(*triples, strict=True)]
-    return " x ".join(f"{low:g}" if f"{low:g}" == f"{high:g}" else f"{low:g}-{high:g}" for low, high in axes)
+    return " x ".join(f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g}-{high:.4g}" for low, high in axes)

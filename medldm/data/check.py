@@ -83,7 +83,7 @@ def check_case(
         align: as in `load_case`.
         assume: words of ASSUMABLE that are known to be in order.
     """
-    file = _short(case.images[0] if case.images else case.label)
+    file = _short(case.images[0] if case.images else case.label) or case.case
     if case.status != "ok":
         return Finding(case.case, case.patient, file, case.status, case.reason)
     try:

@@ -14,7 +14,7 @@ import torch
 
 from medldm.cohort import Case
 from medldm.data.check import load_case
-from medldm.data.sources import BadCase, SourceCase
+from medldm.data.sources import BadCase, SourceCase, Stored
 from medldm.data.steps.base import Step
 from medldm.data.steps.history import History, apply_steps
 from medldm.data.storing import write_case
@@ -82,7 +82,8 @@ def prepare_case(task: tuple[SourceCase, str, str], recipe: Recipe, root: Path) 
         raise UserError(f"Case {source.case!r}: {error}") from error
     case = write_case(root, source.case, image, label, recipe.labels, source.patient, split, source.covariates)
     prepared = Prepared(case, _histogram(image))
-    write_json(path, {"key": key, **asdict(prepared), "history": History.of(original, changes).to_plain()})
+    read = {part.short: part.changed for part in source.images if isinstance(part, Stored) and part.changed}
+    write_json(path, {"key": key, **asdict(prepared), "read": read, "history": History.of(original, changes).to_plain()})
     return prepared
 
 

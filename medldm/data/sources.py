@@ -29,6 +29,11 @@ class Stored(ABC):
     def files(self) -> tuple[Path, ...]:
         """All its files, for size and age."""
 
+    @property
+    def changed(self) -> dict[str, float]:
+        """What reading does to the voxels, as name -> figure for the record of the case; nothing for most."""
+        return {}
+
     @abstractmethod
     def read(self) -> Volume:
         """Voxels [C I J K] with their place in space.
