@@ -86,7 +86,7 @@ def plot_scatter(panels: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> b
 
 
 def plot_intensities(edges: np.ndarray, shares: Mapping[str, np.ndarray], unit: str) -> bytes:
-    """Mean intensity histograms of cohorts.
+    """Mean intensity histograms of cohorts; a peak of a few bins, such as the background, is cut off where it would hide the rest.
 
     Args:
         edges: of the bins [bins + 1].
@@ -96,6 +96,7 @@ def plot_intensities(edges: np.ndarray, shares: Mapping[str, np.ndarray], unit: 
     step = max(1, (len(edges) - 1) // PLOTTED_BINS)
     starts = np.arange(0, len(edges) - 1, step)
     coarse = np.append(edges[starts], edges[-1])
+    top = 0.0
     with _figure(1, 1, (10, 3)) as (axes, png):
         for line, (name, rows) in zip(LINES, shares.items(), strict=False):
             density = np.add.reduceat(rows, starts, axis=1) / np.diff(coarse)
@@ -103,8 +104,10 @@ def plot_intensities(edges: np.ndarray, shares: Mapping[str, np.ndarray], unit: 
             middle = (coarse[:-1] + coarse[1:]) / 2
             axes[0].fill_between(middle, low, high, color=line, alpha=0.16, lw=0)
             axes[0].plot(middle, mean, color=line, lw=1.8, label=name)
+            usual, peak = 1.3 * float(np.percentile(high, 95)), 1.05 * float(high.max())
+            top = max(top, usual if 0 < usual < peak / 2 else peak)
         axes[0].set(xlabel=f"intensity / {unit}", ylabel="density", xlim=(edges[0], edges[-1]))
-        axes[0].set_ylim(0, None)
+        axes[0].set_ylim(0, top)
         axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
     return png()
 
