@@ -70,10 +70,11 @@ class Run:
             strange = sorted(p.name for p in out.iterdir() if p.name != ".lock" and not p.name.startswith(".tmp-"))
             if strange:
                 raise UserError(f"{out} already holds other files ({', '.join(strange[:3])}).", "Give a new folder as --out.")
-        if (out / "config.yaml").is_file() and (before := read_yaml(out / "config.yaml")) != config:
+        before = read_yaml(out / "config.yaml") if (out / "config.yaml").is_file() else config
+        # an argument that did not exist when the folder was made counts as None
+        if keys := sorted(k for k in {*before, *config} if before.get(k) != config.get(k)):
             if before.get("command") != command:
                 raise UserError(f"{out} was made by {before.get('command')!r}.", "Give a new folder as --out.")
-            keys = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
             differences = "; ".join(f"{k}: {before.get(k)!r} there, {config.get(k)!r} now" for k in keys)
             raise UserError(f"{out} was made with other arguments ({differences}).", "Give a new folder as --out, or the old arguments.")
         if reads and (out / "inputs.json").is_file() and (before := read_json(out / "inputs.json")) != reads:
