@@ -55,7 +55,7 @@ def train_autoencoder(
     train, val = source.split("train"), source.split("val")
     if not len(train):
         raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
-    labels = len(source.labels) if with_labels and all(case.label for case in train) else 0
+    labels = _labels(source, cohort) if with_labels else 0
     with seeded(seed, "weights"):
         network = model(len(read_volume(train.path(train.cases[0].image)).data), labels)
     size = crop_size(train, network.factor, crop)
@@ -80,3 +80,22 @@ def train_autoencoder(
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
     return out
+
+
+def _labels(source: Cohort, cohort: Path) -> int:
+    """How many labels are coded with the image; 0 where there are no label maps.
+
+    Raises:
+        UserError: some cases have a label map and some have none, which would teach that nothing is there.
+    """
+    used = [case for case in source if case.status == "ok" and case.split]
+    without = [case for case in used if not case.label]
+    if without and len(without) < len(used):
+        train = [case for case in used if case.split == "train"]
+        missing = sum(case.split == "train" for case in without)
+        others = f", and {len(without) - missing} of the {len(used) - len(train)} others" if len(without) > missing else ""
+        raise UserError(
+            f"{cohort}: {missing} of {len(train)} training cases have no label map{others}; where nobody looked is not where nothing is.",
+            "Code the images alone: --with_labels false. Or prepare a cohort of the cases that have label maps.",
+        )
+    return 0 if without else len(source.labels)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medldm.cohort import Cohort
+from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
 from medldm.randomness import keyed, permutation
 from medldm.types import Shape3
@@ -61,22 +63,36 @@ class Crops(Dataset):
         size: voxels of a crop along I, J, K.
         batch: slots per step.
         seed: decides order, places and changes.
+        augment: further random changes, or None.
     """
 
-    def __init__(self, cohort: Cohort, size: Shape3, batch: int, seed: int):
-        self.size, self.batch, self.seed = size, batch, seed
+    def __init__(self, cohort: Cohort, size: Shape3, batch: int, seed: int, augment: Augment | None = None):
+        self.size, self.batch, self.seed, self.augment = size, batch, seed, augment
         self.volumes = load(cohort)
+        self.spacings = [case.spacing for case in cohort]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image [C I J K] in about [-1, 1] and label map [1 I J K] of one slot of one step."""
         generator = keyed(self.seed, "crop", *key)
-        image, label = self.volumes[case_of(*key, self.batch, len(self.volumes), self.seed)]
-        place = tuple(
-            slice(start := int(torch.randint(n - size + 1, (), generator=generator)), start + size)
-            for n, size in zip(image.shape[1:], self.size, strict=True)
-        )
+        index = case_of(*key, self.batch, len(self.volumes), self.seed)
+        image, label = self.volumes[index]
+        start = [int(torch.randint(n - size + 1, (), generator=generator)) for n, size in zip(image.shape[1:], self.size, strict=True)]
         contrast, brightness = ((2 * torch.rand(2, generator=generator) - 1) * JITTER).tolist()
+        if self.augment:
+            reach = self.augment.reach(self.size, self.spacings[index])
+            wide = _around(image, start, self.size, reach, float(image.min())), _around(label, start, self.size, reach, 0.0)
+            image, label = self.augment(*wide, generator, self.spacings[index])
+            start = list(reach)
+        place = tuple(slice(first, first + size) for first, size in zip(start, self.size, strict=True))
         return image[(slice(None), *place)] * (1 + contrast) + brightness, label[(slice(None), *place)]
+
+
+def _around(volume: Tensor, start: list[int], size: Shape3, reach: Shape3, fill: float) -> Tensor:
+    """A crop [C I J K] with `reach` more voxels on each side; what lies outside the volume is filled."""
+    bounds = [(s - r, s + n + r, have) for s, n, r, have in zip(start, size, reach, volume.shape[1:], strict=True)]
+    inside = volume[(slice(None), *(slice(max(0, low), min(high, have)) for low, high, have in bounds))]
+    missing = [(max(0, -low), max(0, high - have)) for low, high, have in bounds]
+    return F.pad(inside, [count for pair in reversed(missing) for count in pair], value=fill)
 
 
 def load(cohort: Cohort) -> list[tuple[Tensor, Tensor]]:

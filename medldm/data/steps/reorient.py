@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medldm.data.steps.base import Step
+from medldm.data.steps.grid import Grid, Regridded
 from medldm.volume import Volume
 
 
@@ -12,13 +13,11 @@ from medldm.volume import Volume
 class Reorient(Step):
     """Bring the axes closest to R, A and S to I, J and K by transposing and flipping; no voxel changes its value or place."""
 
-    def __call__(self, volume: Volume) -> Volume:
-        """Reorder voxels [C I J K]; the affine follows."""
+    def plan(self, image: Volume, label: Volume | None = None) -> Regridded:
+        """The order and direction of the axes, from the affine alone."""
         import nibabel
 
-        orientation = nibabel.io_orientation(volume.affine)  # row a: (world axis, direction) of voxel axis a
-        world, direction = orientation[:, 0].astype(int), orientation[:, 1]
-        data = volume.data.flip([1 + axis for axis in range(3) if direction[axis] < 0])
-        data = data.permute(0, *(1 + np.argsort(world))).contiguous()
-        affine = volume.affine @ nibabel.orientations.inv_ornt_aff(orientation, volume.shape)
-        return Volume(data, affine, volume.unit)
+        orientation = nibabel.io_orientation(image.affine)  # row a: (world axis, direction) of voxel axis a
+        shape = np.array(image.shape)[np.argsort(orientation[:, 0])]
+        affine = image.affine @ nibabel.orientations.inv_ornt_aff(orientation, image.shape)
+        return Regridded(Grid.of(image), Grid.at(tuple(shape), affine))
