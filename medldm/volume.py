@@ -118,6 +118,21 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> V
         raise BadVolume(
             path, "no_place", "does not say where it lies in space (sform and qform codes are 0).", "Convert it again with its orientation."
         )
+    return sound_volume(path, voxels, affine, unit)
+
+
+def sound_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, unit: str) -> Volume:
+    """The volume of what was read from a file, if it can be used.
+
+    Args:
+        path: the file, for messages.
+        voxels: float32 [I J K] or [I J K C].
+        affine: voxel index -> RAS+ millimetres [4 4], float64.
+        unit: "HU", "a.u." or "label"; labels must be whole numbers.
+
+    Raises:
+        BadVolume: the axes span no space, or voxels are not finite (or, for labels, not whole).
+    """
     if not _spans_space(affine):
         raise BadVolume(
             path, "spacing", "has a degenerate affine (an axis without length, or two along one line).", "Convert it again with its voxel size."
@@ -128,6 +143,36 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> V
         raise BadVolume(path, "label_values", "is a label map with values that are not whole numbers.", "Is it an image? Give a label map.")
     voxels = voxels[None] if voxels.ndim == 3 else np.moveaxis(voxels, 3, 0)
     return Volume(torch.from_numpy(np.ascontiguousarray(voxels)), affine, unit)
+
+
+def claimed_bytes(path: Path, shape: tuple[int, ...], dtype: np.dtype, size: int, unit: str) -> int:
+    """Bytes of the voxels that a header claims, if a file of that size can hold them.
+
+    A few megabytes of gzip can claim gigabytes of zeros, so that what is claimed is compared with the size of the file
+    before anything is unpacked.
+
+    Args:
+        path: the file, for messages.
+        shape: voxels along 3 axes, or 4 where one counts channels.
+        dtype: of one stored voxel.
+        size: bytes of the file.
+        unit: label maps, which may be almost empty, are allowed to be packed better than images.
+
+    Raises:
+        BadVolume: the number of axes is another, an axis has no voxel, or the claim is not credible.
+    """
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise BadVolume(
+            path, "unreadable", f"has shape {tuple(map(int, shape))}; 3 axes were expected, or 4 with channels last.", "Give one volume per file."
+        )
+    count = math.prod(int(n) for n in shape)
+    voxels = count * dtype.itemsize
+    in_memory = count * max(dtype.itemsize, 4)
+    bomb = voxels > SUSPECT_BYTES and voxels > IMAGE_RATIO * size and (unit != "label" or count > LABEL_VOXELS)
+    if bomb or in_memory > LIMIT_BYTES or voxels > LIMIT_RATIO * size:
+        advice = "Copy or convert it again from its source, or take it out."
+        raise BadVolume(path, "unreadable", f"claims {in_memory / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", advice)
+    return voxels
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -194,11 +239,7 @@ def _decompressed(path: Path, unit: str) -> bytes:
 
 
 def _wanted_bytes(path: Path, head: bytes, size: int, unit: str) -> int:
-    """How long the file must be according to its header, after judging that header.
-
-    A few megabytes of gzip can claim gigabytes of zeros, so that what is claimed is compared with the size of the file
-    before anything is unpacked.
-    """
+    """How long the file must be according to its header, after judging that header."""
     import nibabel
 
     nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it has to say of a bad header, the error says
@@ -212,19 +253,12 @@ def _wanted_bytes(path: Path, head: bytes, size: int, unit: str) -> int:
         raise BadVolume(path, "unreadable", f"has a voxel type that is not of NIfTI (code {error}).", advice) from error
     except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, OverflowError) as error:
         raise BadVolume(path, "unreadable", f"has a damaged header ({error}).", advice) from error
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise BadVolume(
-            path, "unreadable", f"has shape {tuple(map(int, shape))}; 3 axes were expected, or 4 with channels last.", "Give one volume per file."
-        )
     if dtype.kind not in "iuf":
         what = "complex" if dtype.kind == "c" else "colour"
         raise BadVolume(path, "voxel_type", f"has {what} voxels; one real number per voxel was expected.", "Give magnitude, or one channel per file.")
     if not (np.isfinite(lengths) & (lengths != 0)).all():
         raise BadVolume(path, "spacing", f"has voxel size {' x '.join(f'{x:g}' for x in lengths)} mm.", "Convert it again with its voxel size.")
-    count = math.prod(int(n) for n in shape)
-    voxels = count * dtype.itemsize
-    in_memory = count * max(dtype.itemsize, 4)
-    bomb = voxels > SUSPECT_BYTES and voxels > IMAGE_RATIO * size and (unit != "label" or count > LABEL_VOXELS)
-    if bomb or in_memory > LIMIT_BYTES or voxels > LIMIT_RATIO * size or not 0 <= offset <= LIMIT_OFFSET:
-        raise BadVolume(path, "unreadable", f"claims {in_memory / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", advice)
+    voxels = claimed_bytes(path, shape, dtype, size, unit)
+    if not 0 <= offset <= LIMIT_OFFSET:
+        raise BadVolume(path, "unreadable", f"claims that its voxels begin at byte {offset:g}.", advice)
     return int(offset) + voxels

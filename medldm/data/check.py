@@ -1,7 +1,7 @@
 """Is every file of a case whole, finite, plausible, and where its label map says it is?
 
-unreadable      missing, truncated, corrupt, no NIfTI at all        nan                 voxels that are not finite
-no_image        a label map without image                           no_label            an image without label map, where others have one
+unreadable      missing, truncated, corrupt, no image at all        nan                 voxels that are not finite
+no_image        a label map without image                           no_label         *  an image without label map, where others have one
 grid_mismatch   label map or contrast on another grid               label_values        no whole numbers, negative, without a name, an image
 constant        almost all voxels are equal                         voxel_type          complex numbers or colours
 spacing         an axis of length 0                                 no_place         *  the file does not say where it lies
@@ -22,20 +22,23 @@ import torch
 
 from medldm.data.align import aligned
 from medldm.data.finding import Finding
+from medldm.data.itk import read_image
 from medldm.data.plausible import label_values, refuse_constant, refuse_no_hounsfield, refuse_outlier_voxels, sampled
 from medldm.data.sources import BadCase, SourceCase, Stored
 from medldm.data.thumbnail import in_ras_order, thumbnail
-from medldm.volume import BadVolume, Volume, read_volume
+from medldm.volume import BadVolume, Volume
 
 #: What a user may vouch for; everything else has to be repaired or left out.
 ASSUMABLE = (
     "no_place", "spacing_outlier", "orientation_outlier", "size_outlier", "outlier_voxels", "not_hu", "near_duplicate", "duplicate_label",
+    "no_label",
 )  # fmt: skip
 
 GRID_TOLERANCE = 1e-3  # mm
 LEAST_COVERED = 0.5  # of the first contrast's grid, by what is aligned to it
 LEAST_LABELLED = 27  # voxels, from which on equal label maps are no chance
 SPACING_MM = (0.05, 20.0)
+BY_ALIGN = "where positions are right, `--align true` interpolates it."
 
 
 def load_case(case: SourceCase, align: bool = False, assume: Collection[str] = ()) -> tuple[Volume, Volume | None]:
@@ -88,8 +91,8 @@ def check_case(
         return Finding(case.case, case.patient, file, case.status, case.reason)
     try:
         image, label = load_case(case, align, assume)
-        if label is None and labelled:
-            raise BadCase(file, "no_label", "has no label map, though other images of this source have one.")
+        if label is None and labelled and "no_label" not in assume:
+            raise BadCase(file, "no_label", "has no label map, though other images of this source have one; `--assume '[no_label]'` keeps it.")
         _refuse_implausible(file, image, (modality or case.modality) == "CT", assume)
         values = () if label is None else label_values(_short(case.label), label, dict(labels))
     except BadCase as bad:
@@ -120,7 +123,7 @@ def _read(part: Path | Stored, unit: str, assume_place: bool) -> Volume:
     """A file or a stored volume, with finite voxels, and whole ones in label maps."""
     if isinstance(part, Path):
         try:
-            return read_volume(part, unit, assume_place)
+            return read_image(part, unit, assume_place)
         except BadVolume as error:
             raise BadCase(_short(part), error.status, error.reason) from error
     volume = part.read()
@@ -146,8 +149,8 @@ def _on_grid(part: Path | Stored, volume: Volume, image: Volume, align: bool) ->
             raise BadCase(_short(part), "grid_mismatch", f"covers {100 * share:.0f} % of its image; too little to align it.")
         return volume
     if volume.shape != image.shape:
-        raise BadCase(_short(part), "grid_mismatch", f"has shape {_x(volume.shape)}, its image {_x(image.shape)}.")
-    raise BadCase(_short(part), "grid_mismatch", f"lies elsewhere than its image (the affines differ by up to {distance:.3g} mm).")
+        raise BadCase(_short(part), "grid_mismatch", f"has shape {_x(volume.shape)}, its image {_x(image.shape)}; {BY_ALIGN}")
+    raise BadCase(_short(part), "grid_mismatch", f"lies elsewhere than its image (the affines differ by up to {distance:.3g} mm); {BY_ALIGN}")
 
 
 def _digest(voxels: np.ndarray) -> str:

@@ -20,6 +20,8 @@ UNITS = {"age": "years"}
 #: Columns that name cases or persons.
 KEYS = ("case", "participant_id", "patient_id", "patientid", "subject_id", "subject", "patient")
 SEPARATORS = r"[_.\-]"
+#: Endings of images: NIfTI, MetaImage and NRRD.
+ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def read_covariates(path: Path, cases: Mapping[str, Sequence[str]], private: boo
 
 
 def case_name(file_name: str) -> str:
-    """A file name without `.nii` or `.nii.gz`."""
-    lower = file_name.lower()
-    return file_name[: -len(".nii.gz")] if lower.endswith(".nii.gz") else file_name[: -len(".nii")] if lower.endswith(".nii") else file_name
+    """A file name without the ending of an image."""
+    ending = next((ending for ending in ENDINGS if file_name.lower().endswith(ending)), "")
+    return file_name[: len(file_name) - len(ending)]
 
 
 def refuse_shared_patients(path: Path, splits: dict[str, tuple[str, str]]) -> None:

@@ -108,6 +108,7 @@ def test_label_on_another_grid(case, shape, affine, words):
     rewrite(case.label, torch.ones(1, *shape), affine, "label")
     finding = check_case(case, {})
     assert (finding.status, finding.file) == ("grid_mismatch", "labels/a.nii.gz") and words in finding.reason
+    assert "`--align true`" in finding.reason
 
 
 def test_rounding_of_the_affine_is_no_mismatch(case):
@@ -136,6 +137,7 @@ def test_constant_image(case):
 def test_missing_partners(case):
     assert check_case(SourceCase("a", "a", case.images), {}, labelled=True).status == "no_label"
     assert check_case(SourceCase("a", "a", case.images), {}, labelled=False).status == "ok"
+    assert check_case(SourceCase("a", "a", case.images), {}, labelled=True, assume=["no_label"]).status == "ok"
     assert check_case(SourceCase("a", "a", (), case.label), {}).status == "no_image"
 
 

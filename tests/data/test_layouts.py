@@ -71,7 +71,7 @@ def test_a_folder_of_files(tmp_path):
 
 
 def test_what_is_no_source(tmp_path):
-    with pytest.raises(UserError, match=r"holds no \.nii or \.nii\.gz file.*Known layouts"):
+    with pytest.raises(UserError, match=r"holds no image file \(\.nii\.gz.*Known layouts"):
         find_cases(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         find_cases(tmp_path / "absent")

@@ -186,6 +186,10 @@ def test_mixed_ct_folder(shared_data):
         "aorta_report_ct_cropped",
     }
     assert sum(case.status == "no_image" for case in source.cases) == 2
+    (lung,) = [case for case in source.cases if case.case.startswith("elastix_lung")]
+    assert (lung.images[0].suffix, lung.modality, lung.status) == (".mha", "", "ok")
+    assert source.notes[0].startswith("Each image is a case; no folder tells the patient")
+    assert len(source.cases) == 8 and all(case.patient == case.case for case in source.cases)
     with pytest.raises(UserError, match="cannot be told"):
         find_cases(shared_data / "brains")
 

@@ -58,7 +58,7 @@ def test_a_row_without_image(write):
         ("case,image\n../a,a.nii\n", "cannot be the name of a file"),
         ("case,image\n.a,a.nii\n", "cannot be the name of a file"),
         ("case,image\n,a.nii\n", "cannot be the name of a file"),
-        ("case,image\na,a.png\n", "is no .nii or .nii.gz file"),
+        ("case,image\na,a.png\n", "is no image file .*mha"),
         ("case,image\na,../a.nii\n", "row 2: the path '../a.nii' leaves .*--root"),
         ("case,image\na,/etc/a.nii\n", "row 2: the path '/etc/a.nii' leaves .*--root"),
         ("case,image,split\na,a.nii,dev\n", "split 'dev' is none of"),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medldm.data.layouts.names import BY_TABLE, CONTRASTS, KNOWN, is_label, nifti_files, pair, words
+from medldm.data.layouts.names import BY_TABLE, CONTRASTS, KNOWN, NO_FILES, image_files, is_label, pair, words
 from medldm.data.layouts.parts import Found, Parts, no_image
 from medldm.errors import UserError
 
@@ -17,13 +17,13 @@ def images_and_labels(source: Path) -> Found:
     Raises:
         UserError: images/ is empty, several folders are called like label maps, or an image has two label maps.
     """
-    images = nifti_files(source / "images")
+    images = image_files(source / "images")
     if not images:
-        raise UserError(f"{source / 'images'} holds no .nii or .nii.gz file.", KNOWN)
+        raise UserError(f"{source / 'images'} holds {NO_FILES}.", KNOWN)
     others = [path.name for path in sorted(source.iterdir()) if path.is_dir() and is_label(path.name)]
     folder = source / ("labels" if "labels" in others else _only(others, source))
     parts = {name: Parts(images={"": path}) for name, path in images.items()}
-    _add_labels(parts, nifti_files(folder) if others else {}, folder)
+    _add_labels(parts, image_files(folder) if others else {}, folder)
     return Found(parts, f"images: images/, label maps: {folder.name}/." if others else "images: images/, no label maps.")
 
 

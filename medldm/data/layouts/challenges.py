@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medldm.data.covariates import case_name
+from medldm.data.covariates import ENDINGS, case_name
+from medldm.data.itk import read_image
 from medldm.data.layouts.labels import label_names
-from medldm.data.layouts.names import KNOWN, channels, choose, modality_of, nifti_files, pair
+from medldm.data.layouts.names import KNOWN, NO_FILES, channels, choose, image_files, modality_of, pair
 from medldm.data.sources import BadCase, Source, SourceCase, Stored
 from medldm.errors import UserError
-from medldm.volume import Volume, read_volume
+from medldm.volume import BadVolume, Volume
 
 #: Channel names of nnU-Net that say how to normalise, not what it is.
 NORMALISATIONS = ("nonorm", "zscore", "rescale_to_0_1", "rgb_to_0_1", "image")
@@ -26,7 +27,7 @@ Files = dict[str, tuple[tuple[Path, ...], Path | None]]
 
 @dataclass(frozen=True)
 class Channels(Stored):
-    """Some channels of one NIfTI file.
+    """Some channels of one file.
 
     Args:
         path: the file.
@@ -49,9 +50,9 @@ class Channels(Stored):
     def read(self) -> Volume:
         """Voxels [C I J K] of these channels."""
         try:
-            volume = read_volume(self.path)
-        except UserError as error:
-            raise BadCase(self.short, "unreadable", str(error).removeprefix(str(self.path)).strip()) from error
+            volume = read_image(self.path)
+        except BadVolume as error:
+            raise BadCase(self.short, error.status, error.reason) from error
         if max(self.indices) >= len(volume.data):
             raise BadCase(self.short, "channels", f"has {len(volume.data)} channels; dataset.json names more.")
         return volume.with_data(volume.data[list(self.indices)])
@@ -70,14 +71,14 @@ def find_challenge(source: Path, about: Mapping[str, Any], labels: Mapping[str, 
         UserError: files are not as the layout has them, or `dataset.json` names files outside of the folder.
     """
     ending = about.get("file_ending", ".nii.gz")
-    if ending not in (".nii", ".nii.gz"):
+    if ending not in ENDINGS:
         raise UserError(f"{source}/dataset.json: file_ending {ending!r} is not read.", "Convert the files to .nii.gz.")
     kind = "nnunet" if {"file_ending", "channel_names"} & set(about) else "msd"
     names = label_names(source, about.get("labels") if labels is None else labels)
-    read = _numbered if kind == "nnunet" else nifti_files
+    read = _numbered if kind == "nnunet" else image_files
     train, notes = _listed(source, about) if kind == "msd" and about.get("training") else (_paired(source, "Tr", read), [])
     if not train:
-        raise UserError(f"{source / 'imagesTr'} holds no .nii or .nii.gz file.", KNOWN)
+        raise UserError(f"{source / 'imagesTr'} holds {NO_FILES}.", KNOWN)
     test = _paired(source, "Ts", read)
     if any(label for _, label in train.values()):
         without = [case for case, (_, label) in test.items() if label is None]
@@ -106,7 +107,7 @@ def _listed(source: Path, about: Mapping[str, Any]) -> tuple[Files, list[str]]:
         if case in found:
             raise UserError(f"{source}/dataset.json lists case {case!r} twice.", "Keep one of them.")
         found[case] = ((image,), label) if image else ((), label)
-    extra = len(nifti_files(source / "imagesTr").keys() - found.keys())
+    extra = len(image_files(source / "imagesTr").keys() - found.keys())
     return found, [f"{extra} files of imagesTr/ are not listed in dataset.json and are left out."] if extra else []
 
 
@@ -120,7 +121,7 @@ def _inside(source: Path, relative: str) -> Path:
 def _paired(source: Path, part: str, read: Any) -> Files:
     """Case -> images and label map of `imagesTr` and `labelsTr`, or of `imagesTs` and `labelsTs`."""
     images = {case: files if isinstance(files, tuple) else (files,) for case, files in read(source / f"images{part}").items()}
-    maps = nifti_files(source / f"labels{part}")
+    maps = image_files(source / f"labels{part}")
     paired, unclear = pair(maps, list(images), source / f"labels{part}")
     found: Files = {case: (files, paired.get(case)) for case, files in images.items()}
     return found | {name: ((), maps[name]) for name in unclear}
@@ -129,7 +130,7 @@ def _paired(source: Path, part: str, read: Any) -> Files:
 def _numbered(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Case -> its image files; `_0000`, `_0001` ... count the contrasts."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for name, path in nifti_files(folder).items():
+    for name, path in image_files(folder).items():
         match = re.fullmatch(r"(.+)_(\d{4})", name)
         if not match or int(match[2]) != len(found[match[1]]):
             raise UserError(f"{path}: the contrasts of a case must be named <case>_0000, <case>_0001 ... without a gap.", "Rename or add the file.")

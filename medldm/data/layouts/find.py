@@ -9,7 +9,7 @@ from medldm.data.covariates import Row, read_covariates, refuse_shared_patients
 from medldm.data.layouts.bids import find_bids, is_bids
 from medldm.data.layouts.challenges import find_challenge
 from medldm.data.layouts.labels import label_names
-from medldm.data.layouts.names import KNOWN, tree
+from medldm.data.layouts.names import KNOWN, NO_FILES, tree
 from medldm.data.layouts.plain import find_plain
 from medldm.data.layouts.table import find_table
 from medldm.data.sources import Source, SourceCase
@@ -33,7 +33,8 @@ def find_cases(
         source: a folder, or a CSV file as in `find_table`.
         covariates: a table as in `read_covariates`; else `covariates.csv`, `participants.csv` or `participants.tsv` of the folder.
         labels: structure name -> label value; else those that the source names.
-        contrasts: the images of a case that become its channels, in this order; may be left out where there is one.
+        contrasts: the images of a case that become its channels, in this order; may be left out where there is one. In a DICOM archive
+            words of the descriptions of series; without them each series is a case.
         root: folder of the images that a CSV names; by default its own.
 
     Raises:
@@ -65,24 +66,21 @@ def _in_folder(source: Path, labels: dict[str, int] | None, contrasts: list[str]
     if dicom and not files:
         return _archive(source, labels, contrasts)
     if not files:
-        raise UserError(f"{source} holds no .nii or .nii.gz file, and no DICOM.", KNOWN)
+        raise UserError(f"{source} holds {NO_FILES}, and no DICOM.", KNOWN)
     found = find_plain(source, files, names, contrasts)
-    return replace(found, notes=(*found.notes, "Its DICOM files are not read, since it holds NIfTI files.")) if dicom else found
+    return replace(found, notes=(*found.notes, "Its DICOM files are not read, since it holds image files.")) if dicom else found
 
 
 def _archive(source: Path, labels: dict[str, int] | None, contrasts: list[str] | None) -> Source:
-    """The volumes of a DICOM archive."""
-    from medldm.data.dicom.archive import KEY_COLUMNS, find_series
+    """The volumes of a DICOM archive: each a case, or those of a study that words of descriptions name."""
+    from medldm.data.dicom.archive import find_series
+    from medldm.data.dicom.entries import KEY_COLUMNS
 
     if labels is not None:
         raise UserError(f"{source} is a DICOM archive; its structures have their names there.", "Leave --labels away.")
-    if contrasts is not None:
-        raise UserError(
-            f"{source} is a DICOM archive, in which each series is a case.", "Leave --contrasts away, or convert it and list images in a CSV."
-        )
-    archive = find_series(source)
+    archive = find_series(source, contrasts)
     key = tuple(dict(zip(KEY_COLUMNS, row, strict=True)) for row in archive.key)
-    return Source(source, "dicom", archive.cases, archive.labels, notes=archive.notes, key=key)
+    return Source(source, "dicom", archive.cases, archive.labels, tuple(contrasts or ()), notes=archive.notes, key=key)
 
 
 def _with_table(found: Source, given: Path | None, own: Path | None = None) -> Source:

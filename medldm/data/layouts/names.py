@@ -1,4 +1,4 @@
-"""What names of files and folders say: NIfTI or not, image or label map, which contrast, and what belongs together."""
+"""What names of files and folders say: image file or not, image or label map, which contrast, and what belongs together."""
 
 import os
 import re
@@ -7,11 +7,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medldm.data.covariates import SEPARATORS, case_name
+from medldm.data.covariates import ENDINGS, SEPARATORS, case_name
 from medldm.data.sources import Stored
 from medldm.errors import UserError
 
-KNOWN = "Known layouts: DICOM, BIDS, imagesTr/ + labelsTr/ (MSD, nnU-Net), images/ + labels/, a folder of .nii.gz files, a CSV that names them."
+KNOWN = "Known layouts: DICOM, BIDS, imagesTr/ + labelsTr/ (MSD, nnU-Net), images/ + labels/, a folder of image files, a CSV that names them."
+NO_FILES = f"no image file ({', '.join(ENDINGS)})"
 BY_TABLE = "Say what belongs together in a CSV with the columns case, image and label, and give it as --source."
 
 #: A word of a name that marks a label map.
@@ -26,26 +27,26 @@ CONTRASTS = {
 
 
 def tree(root: Path) -> dict[tuple[str, ...], dict[str, Path]]:
-    """The NIfTI files below a folder, sorted: folder's path relative to it -> name without ending -> file.
+    """The image files below a folder, sorted: folder's path relative to it -> name without ending -> file.
 
     Hidden files and folders, such as macOS's `._x.nii.gz`, are passed over.
 
     Raises:
-        UserError: a folder holds both x.nii and x.nii.gz.
+        UserError: a folder holds both x.nii and x.mha.
     """
     found: dict[tuple[str, ...], dict[str, Path]] = {}
     for folder, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if files := nifti_files(Path(folder)):
+        if files := image_files(Path(folder)):
             found[Path(folder).relative_to(root).parts] = files
     return dict(sorted(found.items()))
 
 
-def nifti_files(folder: Path | None) -> dict[str, Path]:
-    """Name without ending -> NIfTI file of a folder; nothing where there is no such folder.
+def image_files(folder: Path | None) -> dict[str, Path]:
+    """Name without ending -> image file of a folder; nothing where there is no such folder.
 
     Raises:
-        UserError: the folder holds both x.nii and x.nii.gz.
+        UserError: the folder holds both x.nii and x.mha.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder and folder.is_dir() else []:

@@ -48,9 +48,11 @@ def nested(source: Path, files: Tree) -> Found:
                 raise UserError(f"{source}: two cases would be called {case!r}.", "Rename a folder.")
             parts[case] = part
             part.patient = patient
-    patients = len({part.patient or case for case, part in parts.items()})
-    what = "each folder is a case" if whole == len(files) else "each image is a case" if not whole else f"{whole} folders are cases"
-    return Found(parts, f"{what}; by their folders they are of {patients} patients.")
+    what = "Each folder is a case" if whole == len(files) else "Each image is a case" if not whole else f"{whole} folders are cases"
+    patients = {part.patient or case for case, part in parts.items() if part.images}
+    told = f"by their folders they are of {len(patients)} patients."
+    untold = "no folder tells the patient, so that each counts as a patient of its own unless a table says more."
+    return Found(parts, f"{what}; {told if any(part.patient for part in parts.values()) else untold}")
 
 
 def _cases(source: Path, folder: tuple[str, ...], names: Mapping[str, Path], one_case: bool) -> dict[str, Parts]:

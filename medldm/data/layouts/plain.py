@@ -1,4 +1,4 @@
-"""NIfTI files without a written convention. Where names do not decide what belongs together, nothing is guessed."""
+"""Image files without a written convention. Where names do not decide what belongs together, nothing is guessed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ Tree = Mapping[tuple[str, ...], Mapping[str, Path]]
 
 
 def find_plain(source: Path, files: Tree, labels: dict[int, str], contrasts: Sequence[str] | None = None) -> Source:
-    """The cases of a folder of NIfTI files: images/ and labels/, one folder, a folder for each contrast, or one for each patient.
+    """The cases of a folder of image files: images/ and labels/, one folder, a folder for each contrast, or one for each patient.
 
     Args:
         source: the folder.
@@ -21,7 +21,7 @@ def find_plain(source: Path, files: Tree, labels: dict[int, str], contrasts: Seq
         contrasts: as in `names.choose`.
 
     Raises:
-        UserError: there is no NIfTI file where one was expected, or names do not tell what belongs together.
+        UserError: there is no image file where one was expected, or names do not tell what belongs together.
     """
     if (source / "images").is_dir():
         found = images_and_labels(source)

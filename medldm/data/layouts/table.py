@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medldm.cohort import covariate
-from medldm.data.covariates import case_name
-from medldm.data.layouts.names import channels, choose, modality_of
+from medldm.data.covariates import ENDINGS, case_name
+from medldm.data.layouts.names import NO_FILES, channels, choose, modality_of
 from medldm.data.sources import Source, SourceCase
 from medldm.data.tables import covariate_names, read_lines, refuse_mixed, split_name
 from medldm.errors import UserError
@@ -80,8 +80,8 @@ def _case_of(where: str, text: str, before: Mapping[str, SourceCase]) -> str:
 
 def _path(where: str, text: str, root: Path) -> Path:
     """A file below the root, also after symbolic links are followed."""
-    if "\0" in text or not text.lower().endswith((".nii", ".nii.gz")):
-        raise UserError(f"{where}: {text!r} is no .nii or .nii.gz file.", "Name a NIfTI file, or leave the cell empty.")
+    if "\0" in text or not text.lower().endswith(ENDINGS):
+        raise UserError(f"{where}: {text!r} is {NO_FILES}.", "Name an image file, or leave the cell empty.")
     path = root / text
     if not path.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{where}: the path {text!r} leaves {root}.", "Give the folder that holds all images as --root.")
