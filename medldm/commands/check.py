@@ -45,7 +45,7 @@ def check(
         source: a DICOM archive, a folder in BIDS, MSD, nnU-Net or plain layout, or a CSV file that names the images.
         out: folder for `check.csv` with a row a case; without it the bad files are only printed.
         covariates: table with one row a case or patient; else covariates.csv or participants.tsv of the source.
-        contrasts: the images of a case that become its channels, in this order, such as '[T1w, FLAIR]'.
+        contrasts: the images of a case that become its channels, in this order, such as '[T1w, FLAIR]'; in DICOM, words of descriptions.
         modality: CT or MR; takes only these where the source says which is which, and holds CT to Hounsfield units.
         labels: structure name to label value; else those of dataset.json.
         root: folder that the paths of a CSV source are relative to; by default its own.

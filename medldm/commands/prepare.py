@@ -14,7 +14,7 @@ from medldm.commands.progress import counted
 from medldm.data.covariates import UNITS
 from medldm.data.finding import Finding
 from medldm.data.layouts import find_cases
-from medldm.data.preparing import Prepared, Recipe, images_before, prepare_case
+from medldm.data.preparing import Prepared, Recipe, image_before, prepare_case
 from medldm.data.sources import SET_ASIDE, Source
 from medldm.data.splits import assign_splits
 from medldm.data.steps.base import Step
@@ -30,6 +30,7 @@ from medldm.run import Run, describe
 from medldm.tracking import tracked
 
 CT_WINDOW = (-1000.0, 1000.0)  # HU; air to compact bone
+LEARNED_FROM = 50  # cases at most, evenly spaced: the landmarks of a histogram are means over them
 
 
 def prepare(
@@ -58,7 +59,7 @@ def prepare(
         source: a DICOM archive, a folder in BIDS, MSD, nnU-Net or plain layout, or a CSV file that names the images.
         out: folder of the cohort.
         covariates: table with one row a case or patient; else covariates.csv or participants.tsv of the source.
-        contrasts: the images of a case that become its channels, in this order, such as '[T1w, FLAIR]'.
+        contrasts: the images of a case that become its channels, in this order, such as '[T1w, FLAIR]'; in DICOM, words of descriptions.
         modality: CT or MR; takes only these where the source says which is which, and holds CT to Hounsfield units.
         labels: structure name to label value; else those of dataset.json, else label_1, label_2 ...
         root: folder that the paths of a CSV source are relative to; by default its own.
@@ -104,7 +105,7 @@ def _prepare(asked: SimpleNamespace) -> Cohort:
     remember(out / CHECKED, found, findings)
     reads = {"source": fingerprint(findings)}
     with tracked(run, reads) as tracker:
-        recipe = _recipe(usable, Recipe(tuple(_steps(asked, usable.modality)), {}, asked.align, assume), splits)
+        recipe = _recipe(usable, Recipe(tuple(_steps(asked, usable.modality)), {}, asked.align, assume), splits, jobs)
         prepared = _write(usable, findings, recipe, splits, out, jobs)
         cohort = _cohort(usable, findings, prepared, recipe, out, reads)
         _report(cohort, findings, prepared, usable)
@@ -157,7 +158,8 @@ def _splits(found: Source, findings: Sequence[Finding], asked: SimpleNamespace) 
     values = {finding.case: finding.label_values for finding in findings}
     strata: dict[str, dict[str, Covariate]] = {}
     for case in found.cases:
-        there = {f"has_{name}": str(value in values[case.case]) for value, name in found.labels.items()} if asked.stratify is None else {}
+        shown = found.labels if asked.stratify is None else {}
+        there = {f"has_{name}": str(value in values[case.case]) if case.label else None for value, name in shown.items()}
         strata.setdefault(case.patient, {name: case.covariates.get(name) for name in wanted} | there)
     varying = {name for row in strata.values() for name in row if len({other[name] for other in strata.values()}) > 1}
     strata = {patient: {name: row[name] for name in sorted(varying)} for patient, row in strata.items()}
@@ -166,15 +168,17 @@ def _splits(found: Source, findings: Sequence[Finding], asked: SimpleNamespace) 
     return assign_splits(patients, asked.val, asked.test, asked.seed, given, strata if varying else None)
 
 
-def _recipe(found: Source, recipe: Recipe, splits: dict[str, str]) -> Recipe:
-    """The recipe with the labels of the source as 1, 2, ..., and with steps that learn from a cohort fitted to its training cases."""
+def _recipe(found: Source, recipe: Recipe, splits: dict[str, str], jobs: int) -> Recipe:
+    """The recipe with the labels of the source as 1, 2, ..., and with steps that learn from a cohort fitted to training cases of it."""
     values = tuple(found.labels)
     relabel = (Relabel(values),) if values != tuple(range(1, len(values) + 1)) else ()
     recipe = replace(recipe, steps=relabel + recipe.steps, labels=dict(enumerate(found.labels.values(), start=1)))
     training = [case for case in found.cases if splits[case.patient] == "train"]
+    training = training[:: max(1, -(-len(training) // LEARNED_FROM))]
     for number, step in enumerate(recipe.steps):
         if type(step).fit is not Step.fit:
-            fitted = step.fit(counted(images_before(recipe, number, training), len(training), "learning"))
+            images = spread(partial(image_before, recipe=recipe, number=number), training, jobs)
+            fitted = step.fit(counted(images, len(training), "learning"))
             recipe = replace(recipe, steps=(*recipe.steps[:number], fitted, *recipe.steps[number + 1 :]))
     return recipe
 

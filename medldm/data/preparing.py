@@ -4,7 +4,6 @@
 are as they were written, and `restore` reads from it the way back to the source.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,10 @@ def prepare_case(task: tuple[SourceCase, str, str], recipe: Recipe, root: Path) 
     return prepared
 
 
-def images_before(recipe: Recipe, number: int, cases: Sequence[SourceCase]) -> Iterator[Volume]:
-    """The images of cases as the step of that number gets them, one after the other."""
-    for case in cases:
-        image, label = load_case(case, recipe.align, recipe.assume)
-        yield apply_steps(recipe.steps[:number], image, label)[0]
+def image_before(source: SourceCase, recipe: Recipe, number: int) -> Volume:
+    """The image of a case as the step of that number gets it."""
+    image, label = load_case(source, recipe.align, recipe.assume)
+    return apply_steps(recipe.steps[:number], image, label)[0]
 
 
 def read_history(root: Path, case: str) -> History:

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medldm.cohort import Covariate
+from medldm.data.itk import files_of
 from medldm.errors import UserError
 from medldm.volume import Volume
 
 #: What an archive holds beside volumes: noted, never used, and no error.
-SET_ASIDE = ("localizer", "secondary_capture", "no_volume", "other_modality")
+SET_ASIDE = ("localizer", "secondary_capture", "no_volume", "other_modality", "other_contrast")
 
 
 class Stored(ABC):
-    """An image or a label map that is more than one NIfTI file, such as a DICOM series.
+    """An image or a label map that is more than one file, such as a DICOM series.
 
     Implementations are small frozen dataclasses: they are sent to other processes, which read the voxels.
     """
@@ -73,7 +74,7 @@ class SourceCase:
     def files(self) -> tuple[Path, ...]:
         """Every file of the case."""
         parts = (*self.images, self.label) if self.label else self.images
-        return tuple(file for part in parts for file in ((part,) if isinstance(part, Path) else part.files))
+        return tuple(file for part in parts for file in (files_of(part) if isinstance(part, Path) else part.files))
 
 
 @dataclass(frozen=True)

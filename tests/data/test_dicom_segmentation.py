@@ -171,7 +171,7 @@ def test_one_value_for_a_name_across_an_archive(tmp_path):
     archive = find_series(tmp_path)
     assert archive.labels == {1: "a", 2: "b", 3: "c"}
     assert sorted(case.label.read().data.unique().tolist() for case in archive.cases) == [[0, 1, 2], [0, 2, 3]]
-    assert [row[-1] for row in archive.key] == ["ok", "label", "ok", "label"]
+    assert [row[7] for row in archive.key] == ["ok", "label", "ok", "label"]
 
 
 def test_structures_find_the_only_series_of_their_coordinates(tmp_path):

@@ -27,6 +27,12 @@ def head(channels=2, shape=(16, 14, 12)) -> Volume:
     return Volume(torch.from_numpy(data.astype(np.float32)), AFFINE)
 
 
+class Tool(SkullStrip):
+    """May start Python, and a program that there is not."""
+
+    tools = (sys.executable, "no-such-program-anywhere")
+
+
 def tool(*lines: str) -> tuple[str, ...]:
     """A command that runs these lines of Python with the names of both files."""
     return (
@@ -44,7 +50,7 @@ THRESHOLD = ("voxels, affine = np.asarray(image.dataobj) > 100, image.affine", W
 
 def test_skull_strip_runs_a_tool_and_keeps_what_it_says():
     image = head()
-    change = SkullStrip(tool(*THRESHOLD)).plan(image)
+    change = Tool(tool(*THRESHOLD)).plan(image)
     inside = (image.data[0] > 100).expand(2, -1, -1, -1)
     again = History.from_plain(json.loads(json.dumps(History.of(image, [change]).to_plain()))).changes[0]
     for c in (change, again):
@@ -74,12 +80,18 @@ def test_skull_strip_runs_a_tool_and_keeps_what_it_says():
 )
 def test_a_tool_that_fails_is_named(command, words):
     with pytest.raises(UserError, match=words):
-        SkullStrip(command).plan(head(channels=1))
+        Tool(command).plan(head(channels=1))
+
+
+def test_a_configuration_starts_known_tools_only():
+    assert SkullStrip(("bet", "{image}", "{mask}")).command[0] == "bet"
+    with pytest.raises(UserError, match=r"'python3' is none of hd-bet"):
+        SkullStrip(("python3", "{image}", "{mask}"))
 
 
 def test_a_tool_that_hangs_is_stopped():
     with pytest.raises(UserError, match="more than"):
-        SkullStrip((sys.executable, "-c", "import time; time.sleep(60)", "{image}", "{mask}"), timeout=0.3).plan(head(channels=1))
+        Tool((sys.executable, "-c", "import time; time.sleep(60)", "{image}", "{mask}"), timeout=0.3).plan(head(channels=1))
 
 
 def test_mask_to_label_keeps_a_margin_in_millimetres():
@@ -134,8 +146,9 @@ def test_masks_of_real_heads_are_small_in_records(shared_data):
 @pytest.mark.parametrize(
     "step, settings",
     [
-        (MaskToLabel, (-1.0,)), (Relabel, ((),)), (Relabel, ((1, 1),)), (Relabel, ((0, 1),)), (SkullStrip, (("tool", "{image}"),)),
-        (SkullStrip, (("{image}", "{mask}"),)), (SkullStrip, (("tool", "{image}", "{mask}"), 0.0)), (SkullStrip, ((),)),
+        (MaskToLabel, (-1.0,)), (Relabel, ((),)), (Relabel, ((1, 1),)), (Relabel, ((0, 1),)), (SkullStrip, (("bet", "{image}"),)),
+        (SkullStrip, (("{image}", "{mask}"),)), (SkullStrip, (("bet", "{image}", "{mask}"), 0.0)), (SkullStrip, ((),)),
+        (SkullStrip, (("rm", "{image}", "{mask}"),)), (SkullStrip, (("/tmp/bet", "{image}", "{mask}"),)),
     ],
 )  # fmt: skip
 def test_wrong_settings_of_masks_and_labels(step, settings):

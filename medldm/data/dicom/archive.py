@@ -9,20 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from math import ceil, sqrt
 from pathlib import Path
 
-from medldm.data.dicom.grouping import Stack, stacks_of
+from medldm.data.dicom.entries import Entry, combine, key_rows, several, source_case
+from medldm.data.dicom.grouping import stacks_of
 from medldm.data.dicom.headers import SEGMENTATION, STRUCTURES, Header, is_dicom, read_header
 from medldm.data.dicom.planes import Plane, planes_of
-from medldm.data.dicom.segmentation import Segmentation, Structures, label_values, structures_of
-from medldm.data.dicom.series import Series
+from medldm.data.dicom.segmentation import Structures, label_values, structures_of
 from medldm.data.sources import SET_ASIDE, BadCase, SourceCase
 
-KEY_COLUMNS = ("case", "patient", "patient_id", "study_uid", "series_uid", "folder", "files", "status")
 SUFFIXES = (".dcm", ".dicom", ".ima")
 LOOK_AT = 200  # files, to tell whether a folder holds DICOM
 NOBODY = ("", "", "", "")
+NO_VOLUME = ("localizer", "secondary_capture", "no_volume")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Archive:
         cases: sorted by name; those with a status other than "ok" have no image.
         labels: label value -> structure name.
         notes: how files were understood, one sentence each.
-        key: rows of `KEY_COLUMNS` that say which case is which series. They hold PatientIDs and UIDs: to be written on explicit
+        key: rows of `entries.KEY_COLUMNS` that say which case is which series. They hold PatientIDs and UIDs: to be written on explicit
             wish only. A file of structures has a row of its own with the status "label".
     """
 
@@ -43,61 +42,46 @@ class Archive:
     key: tuple[tuple[str, ...], ...] = field(repr=False)
 
 
-@dataclass
-class _Entry:
-    """A future case: planes that belong together, or files that form none.
-
-    Args:
-        headers: of its files.
-        stack: its planes, where it has some.
-        status: "ok" or a word of `series.py`.
-        reason: why it is not ok.
-        structures: objects that draw on it.
-        patient: pseudonym.
-        case: name.
-    """
-
-    headers: list[Header]
-    stack: Stack | None
-    status: str
-    reason: str
-    structures: list[Structures] = field(default_factory=list)
-    patient: str = ""
-    case: str = ""
-
-
 def holds_dicom(root: Path) -> bool:
     """True where a folder has a DICOMDIR, or a DICOM file among its first few hundred files."""
     root = Path(root)
     return (root / "DICOMDIR").is_file() or any(is_dicom(path) for path in islice(_files(root), LOOK_AT))
 
 
-def find_series(root: Path) -> Archive:
+def find_series(root: Path, contrasts: Sequence[str] | None = None) -> Archive:
     """Find the volumes of a tree of DICOM files, and what else it holds.
 
     Patients are numbered in the order of the SHA-256 of their ID (name and date of birth where there is none), cases of a patient
-    by study date, series number and series. Every volume is a case of its own: each echo, phase, time point or direction.
-    Structures (SEG, RTSTRUCT) become the label maps of the volumes that they refer to.
+    by study date, series number and series. Every volume is a case of its own: each echo, phase, time point or direction; or, where
+    contrasts are asked for, each study is one, called by its first contrast. Structures (SEG, RTSTRUCT) become the label maps of the
+    volumes that they refer to.
 
     Args:
         root: the folder. Hidden files, DICOMDIR and files that are no DICOM are passed over.
+        contrasts: words that name the series of a study that become channels, as in `choose`; the others are set aside.
+
+    Raises:
+        UserError: a contrast names no volume.
     """
     root = Path(root)
     planes, loose, structures, strangers = _sort_files(root)
-    entries = [_Entry([p.header for p in stack.planes], stack, stack.status, stack.reason) for group in planes for stack in stacks_of(group)]
+    entries = [Entry([p.header for p in stack.planes], stack, stack.status, stack.reason) for group in planes for stack in stacks_of(group)]
     together: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     for header in loose:
         together[(*_series_key(header), header.status, header.reason if header.series_uid else str(header.path))].append(header)
-    entries += [_Entry(headers, None, headers[0].status, headers[0].reason) for headers in together.values()]
+    entries += [Entry(headers, None, headers[0].status, headers[0].reason) for headers in together.values()]
     attached, unused = _attach(structures, entries)
-    entries += [_Entry([one.header], None, "no_volume", "draws structures on images that are not here or form no volume.") for one in unused]
+    entries += [Entry([one.header], None, "no_volume", "draws structures on images that are not here or form no volume.") for one in unused]
     _name(entries)
     entries.sort(key=lambda entry: entry.case)
-    values = label_values(attached)
+    cases, notes = combine(entries, contrasts, root) if contrasts is not None else (entries, several(entries))
+    kept = [one for entry in cases if entry.status == "ok" and entry.drawn for one in entry.drawn.structures]
+    values = label_values(kept)
     known = {name for entry in entries for name, value in entry.headers[0].covariates.items() if value is not None}
-    cases = tuple(_case(entry, values, known) for entry in entries)
-    key = tuple(row for entry in entries for row in _key_rows(entry, root))
-    return Archive(cases, {value: name for name, value in values.items()}, tuple(_notes(entries, strangers)), key)
+    key = tuple(row for entry in entries for row in key_rows(entry, root))
+    passed = len({one.header.path for one in attached} - {one.header.path for one in kept})
+    found = tuple(source_case(entry, values, known) for entry in cases)
+    return Archive(found, {value: name for name, value in values.items()}, (*_notes(entries, strangers, passed), *notes), key)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -138,7 +122,7 @@ def _series_key(header: Header) -> tuple[str, ...]:
     return (*header.identity, header.study_uid, header.series_uid or str(header.path.parent))
 
 
-def _attach(structures: Sequence[Structures], entries: Sequence[_Entry]) -> tuple[list[Structures], list[Structures]]:
+def _attach(structures: Sequence[Structures], entries: Sequence[Entry]) -> tuple[list[Structures], list[Structures]]:
     """Give structures to the volumes that they refer to: by images, else by series, else by the only one of their coordinates.
 
     Returns:
@@ -161,9 +145,9 @@ def _attach(structures: Sequence[Structures], entries: Sequence[_Entry]) -> tupl
     return used, unused
 
 
-def _name(entries: Sequence[_Entry]) -> None:
+def _name(entries: Sequence[Entry]) -> None:
     """Pseudonyms: patients by the hash of their identity, cases of a patient by date, series and part."""
-    by_patient: dict[tuple[str, ...], list[_Entry]] = defaultdict(list)
+    by_patient: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_patient[entry.headers[0].identity].append(entry)
     identities = sorted((identity for identity in by_patient if identity != NOBODY), key=lambda one: sha256("\0".join(one).encode()).digest())
@@ -178,39 +162,7 @@ def _order(header: Header) -> tuple[str, int, str, str]:
     return header.study_when, header.series_number, header.series_uid, "" if header.series_uid else str(header.path)
 
 
-def _case(entry: _Entry, values: dict[str, int], known: set[str]) -> SourceCase:
-    header = entry.headers[0]
-    covariates = {name: value for name, value in header.covariates.items() if name in known}
-    series = _series(entry) if entry.status == "ok" else None
-    label = None
-    if series and entry.structures:
-        objects = tuple((one.header.path, tuple((n, values[name]) for n, name in one.names)) for one in entry.structures)
-        label = Segmentation(f"{entry.case}_label", series, objects)
-    images = (series,) if series else ()
-    return SourceCase(entry.case, entry.patient, images, label, "", covariates, header.modality, entry.status, entry.reason)
-
-
-def _series(entry: _Entry) -> Series:
-    stack = entry.stack
-    paths = tuple(dict.fromkeys(plane.header.path for plane in stack.planes))
-    number = {path: n for n, path in enumerate(paths)}
-    one = stack.planes[0]
-    slices = tuple((number[plane.header.path], plane.frame) for plane in stack.planes)
-    scales = tuple((plane.slope, plane.intercept) for plane in stack.planes)
-    if one.tiles:
-        slices, scales = tuple((0, tile) for tile in range(one.tiles)), scales * one.tiles
-    return Series(entry.case, paths, slices, scales, stack.grid, one.unit, one.padding, ceil(sqrt(one.tiles)))
-
-
-def _key_rows(entry: _Entry, root: Path) -> Iterator[tuple[str, ...]]:
-    rows = [(entry.headers, entry.status), *(([one.header], "label") for one in entry.structures)]
-    for headers, status in rows:
-        one, files = headers[0], len({header.path for header in headers})
-        folder = one.path.parent.relative_to(root).as_posix()
-        yield entry.case, entry.patient, one.identity[0], one.study_uid, one.series_uid, folder, str(files), status
-
-
-def _notes(entries: Sequence[_Entry], strangers: int) -> Iterator[str]:
+def _notes(entries: Sequence[Entry], strangers: int, passed: int) -> Iterator[str]:
     """How files were understood."""
     stacks = [entry.stack for entry in entries if entry.status == "ok"]
     counts = Counter(entry.status for entry in entries)
@@ -222,7 +174,9 @@ def _notes(entries: Sequence[_Entry], strangers: int) -> Iterator[str]:
         yield f"{parts} volumes are parts of series that hold several (echoes, phases, times, orientations ...)."
     if tilted := [stack.grid.tilt_degrees for stack in stacks if stack.grid.tilt_degrees]:
         yield f"{len(tilted)} volumes were taken with a gantry tilted by up to {max(tilted):.1f} degrees; they are moved to upright grids."
-    if aside := sum(counts[word] for word in SET_ASIDE):
-        yield f"{aside} series or files are no volumes (" + ", ".join(f"{counts[word]} {word}" for word in SET_ASIDE if counts[word]) + ")."
+    if aside := [f"{counts[word]} {word}" for word in NO_VOLUME if counts[word]]:
+        yield f"{sum(counts[word] for word in NO_VOLUME)} series or files are no volumes ({', '.join(aside)})."
+    if passed:
+        yield f"{passed} files of structures draw on series that are not used, or on a contrast after one that has a label map already."
     if sum(len({name for one in entry.structures for _, name in one.names}) > 1 for entry in entries):
         yield "Where structures of a label map overlap, the one with the larger label value is kept."

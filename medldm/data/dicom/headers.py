@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 from typing import Any, BinaryIO
 
 from medldm.cohort import Covariate
@@ -20,6 +21,7 @@ SEGMENTATION, STRUCTURES = STORAGE + "66.4", STORAGE + "481.3"
 
 TAGS: list[Any] = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "StudyDate", "StudyTime", "SeriesDescription",
+    "ProtocolName", "SequenceName", "PulseSequenceName",
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge",
     "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID",
     "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
@@ -46,6 +48,7 @@ class Header:
         study_when: its date and time, for the order of cases only.
         series_uid: the series.
         series_number: its number.
+        texts: description of the series, names of protocol and of sequence; "" where absent.
         sop_class: what kind of object it is.
         sop_uid: the object.
         frame_of_reference: objects with the same one share coordinates.
@@ -62,6 +65,7 @@ class Header:
     study_when: str = ""
     series_uid: str = ""
     series_number: int = 0
+    texts: tuple[str, ...] = field(default=("", "", ""), repr=False)
     sop_class: str = ""
     sop_uid: str = ""
     frame_of_reference: str = ""
@@ -118,6 +122,7 @@ def read_header(path: Path) -> Header:
 def _header(path: Path, dataset: Any) -> Header:
     identity = tuple(text(dataset, name) for name in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"))
     modality = text(dataset, "Modality").upper()
+    sequence = text(dataset, "SequenceName") or text(dataset, "PulseSequenceName")
     return Header(
         path=path,
         identity=(identity[0], identity[1], "", "") if identity[0] else ("", "", identity[2], identity[3]) if identity[2] else ("",) * 4,
@@ -125,6 +130,7 @@ def _header(path: Path, dataset: Any) -> Header:
         study_when=text(dataset, "StudyDate") + text(dataset, "StudyTime"),
         series_uid=text(dataset, "SeriesInstanceUID"),
         series_number=whole(dataset, "SeriesNumber"),
+        texts=tuple(intern(found) for found in (text(dataset, "SeriesDescription"), text(dataset, "ProtocolName"), sequence)),
         sop_class=text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", None), "MediaStorageSOPClassUID"),
         sop_uid=text(dataset, "SOPInstanceUID"),
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),

@@ -6,6 +6,7 @@ What becomes of what an archive holds; words with * are set aside (`medldm.data.
     localizer *         said so by ImageType or description, or slices in three perpendicular directions
     secondary_capture * a picture of a screen
     no_volume *         fewer than 3 slices, colours, no pixels, other objects (reports, dose, ultrasound ...), structures without images
+    other_contrast *    a volume that --contrasts does not ask for (`contrasts.py`)
     missing_slices      gaps that are multiples of the usual one
     unequal_gaps        other gaps that differ by more than 0.01 mm and 1 %
     shifted_slices      slices that are shifted within their planes, not as by a tilted gantry

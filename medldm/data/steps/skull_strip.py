@@ -6,6 +6,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from medldm.volume import Volume, read_volume, write_volume
 class SkullStrip(Step):
     """Keep what an external tool finds to be brain. Its first channel is what the tool sees; the mask holds for all.
 
-    The tool is started without a shell, once a case, on a NIfTI file with a clean header in a temporary folder.
+    The tool is started without a shell, once a case, on a NIfTI file with a clean header in a temporary folder. A configuration is
+    data and must not start whatever it names: only the tools in `tools` are. For another, derive a class with its name there.
 
     Args:
         command: program and arguments, among them {image}, the file to read, and {mask}, the file to write: a NIfTI label map on
@@ -32,7 +34,13 @@ class SkullStrip(Step):
     command: tuple[str, ...]
     timeout: float = 1800.0
 
+    tools: ClassVar[tuple[str, ...]] = (
+        "hd-bet", "mri_synthstrip", "synthstrip-docker", "synthstrip-singularity", "bet", "bet2", "3dSkullStrip", "deepbet-cli", "runROBEX.sh",
+    )  # fmt: skip
+
     def __post_init__(self):
+        if not self.command or self.command[0] not in self.tools:
+            raise UserError(f"The program {' '.join(self.command[:1])!r} is none of {', '.join(self.tools)}.", "Derive a class that allows it.")
         for name in ("{image}", "{mask}"):
             if not any(name in part for part in self.command[1:]):
                 raise UserError(f"The command {' '.join(self.command)!r} has no argument {name}.", "Say where it reads and where it writes.")
@@ -67,7 +75,7 @@ class SkullStrip(Step):
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=self.timeout, check=False)
         except (FileNotFoundError, PermissionError) as error:
-            raise UserError(f"The program {self.command[0]!r} cannot be started ({error.strerror}).", "Install it, or give its full path.") from error
+            raise UserError(f"The program {self.command[0]!r} cannot be started ({error.strerror}).", "Install it.") from error
         except subprocess.TimeoutExpired as error:
             raise UserError(f"{self.command[0]} took more than {self.timeout:g} s for one image.", "Give a larger timeout.") from error
         if done.returncode:
