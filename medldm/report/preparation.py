@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from medldm.data.sources import SET_ASIDE
 from medldm.data.splits import Strata, balance
 from medldm.metrics.base import Images
 from medldm.report.html import Figure, Figures, Item, Section, Table, Text
-from medldm.report.mosaic import extent, mosaic
+from medldm.report.mosaic import Picture, colour, extent, mosaic
 from medldm.report.plots import plot_intensities
 from medldm.report.reconstruction import legend, stored_picture
 
-SHOWN, MOST_ROWS = 18, 200
+SHOWN, MOST_ROWS, MOST_STRUCTURES = 18, 200, 12
 SPLITS = ("train", "val", "test")
 
 
@@ -46,11 +47,17 @@ def _images(cohort: Cohort) -> Figures:
     """Cases evenly spaced over the cohort."""
     images = Images(cohort)
     shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)).tolist()
-    pictures = [stored_picture(images, i) for i in shown]
+    few = len(cohort.labels) <= MOST_STRUCTURES
+    pictures = [p if few else _outlined(p) for p in (stored_picture(images, i) for i in shown)]
     box = np.max([extent(picture) for picture in pictures], axis=0)
     figures = [Figure("", mosaic([[p]], box=box), f"{images.cases[i].case} ({images.cases[i].split})") for i, p in zip(shown, pictures, strict=True)]
     caption = f"{len(shown)} of {len(images)} cases, evenly spaced by name, all at one scale: axial, coronal, sagittal, patient's right on the left."
-    return Figures("", figures, caption, legend(images) if len(cohort.labels) <= 12 else {})
+    return Figures("", figures, caption, legend(images) if few else {f"all {len(cohort.labels)} structures": colour(1)})
+
+
+def _outlined(picture: Picture) -> Picture:
+    """All structures as one; the colours of many would hide the image."""
+    return picture if picture.label is None else replace(picture, label=(picture.label > 0).astype(picture.label.dtype))
 
 
 def _grids(title: str, findings: Sequence[Finding]) -> Table:

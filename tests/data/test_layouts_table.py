@@ -1,6 +1,5 @@
 """A CSV file that names the images, and the tables beside images."""
 
-import contextlib
 import os
 
 import pytest
@@ -146,5 +145,9 @@ def test_titles_that_become_alike(write):
 def test_any_file_is_a_list_or_a_user_error(write, content):
     path = write("")
     path.write_bytes(content)
-    with contextlib.suppress(UserError):
-        find_cases(path)
+    try:
+        found = find_cases(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert found.kind == "table"
