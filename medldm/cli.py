@@ -137,14 +137,12 @@ def _guarded(name: str, options: list[str]) -> int:
         return _stopped(130)
     except SystemExit as stop:
         return _stopped(_exit_code(stop))
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        return _refuse(
-            name, UserError(f"{error.filename or 'a file'}: {(error.strerror or 'not accessible').lower()}.", "Check the path and its rights.")
-        )
     except Exception as error:
         if _is_exhaustion(error):
             fix = "Free some, or lower the batch size or the crop."
             return _refuse(name, OutOfSpace(f"Memory or disk does not suffice ({_shorten(str(error)) or type(error).__name__}).", fix))
+        if isinstance(error, OSError) and error.filename:  # no right, a read-only disk, a name that is too long ...
+            return _refuse(name, UserError(f"{error.filename}: {(error.strerror or 'not accessible').lower()}.", "Check the path and its rights."))
         traceback.print_exc()
         print(f"medldm {name}: this is a defect of medldm; please report it with the lines above.", file=sys.stderr)
         return 1

@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from threading import Thread
+from time import sleep
 from typing import TypeVar
 
 from medldm.errors import OutOfSpace, UserError
@@ -37,9 +40,28 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> 
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    bound = partial(_bound_to, os.getpid(), work)
     with parallel_config(backend="loky", inner_max_num_threads=1):
-        results = Parallel(n_jobs=min(jobs, len(items)), batch_size=1, return_as="generator")(delayed(work)(item) for item in items)
+        results = Parallel(n_jobs=min(jobs, len(items)), batch_size=1, return_as="generator")(delayed(bound)(item) for item in items)
     try:
         yield from results
     except TerminatedWorkerError as error:
         raise OutOfSpace("A working process was killed; did memory run out?", f"Try fewer at once: --jobs {max(1, jobs // 2)}") from error
+
+
+def _bound_to(parent: int, work: Callable[[Item], Result], item: Item) -> Result:
+    """Do the work in a process that ends when its parent does."""
+    _watch(parent)
+    return work(item)
+
+
+@cache
+def _watch(parent: int) -> None:
+    """End this process within a second of its parent: loky's own wait five minutes for more work when they are orphaned."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

@@ -214,15 +214,16 @@ def _version(head: bytes) -> int:
 def _decompressed(path: Path, unit: str) -> bytes:
     """The bytes of a NIfTI file after checking that its header asks for no more than the file can hold."""
     advice = "Copy or convert it again from its source, or take it out."
+    packed = path.suffix.lower() == ".gz"
     try:
         size = path.stat().st_size
-        opened = gzip.open(path) if path.name.endswith(".gz") else open(path, "rb")
+        opened = gzip.open(path) if packed else open(path, "rb")
         with opened as stream:
             head = stream.read(540)
             if not _version(head):
                 raise BadVolume(path, "unreadable", "is not a NIfTI file.", advice)
             wanted = _wanted_bytes(path, head, size, unit)
-            if wanted > size and not path.name.endswith(".gz"):
+            if wanted > size and not packed:
                 raise BadVolume(path, "unreadable", f"is truncated: {size} of {wanted} bytes.", advice)
             rest = stream.read(max(wanted - len(head), 0) + (1 << 20))
             if stream.read(1):

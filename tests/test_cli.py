@@ -180,6 +180,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (torch.OutOfMemoryError("CUDA out of memory"), 3),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 3),
         (OSError(errno.ENOSPC, "No space left on device"), 3),
+        (OSError(errno.EROFS, "Read-only file system", "/data"), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), 2),
         (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
         (type("SIGTERMException", (SystemExit,), {})(), 143),

@@ -6,7 +6,7 @@ grid_mismatch   label map or contrast on another grid               label_values
 constant        almost all voxels are equal                         voxel_type          complex numbers or colours
 spacing         an axis of length 0                                 no_place         *  the file does not say where it lies
 outlier_voxels * single voxels far above all others                 not_hu           *  a CT that is not in Hounsfield units
-spacing_outlier * outside 0.05 to 20 mm, or unlike other cases
+spacing_outlier * outside 0.05 to 20 mm, or unlike other cases      no_volume           fewer than 3 slices; set aside, as no error
 
 Those with a star a user may vouch for. `compare.py` holds the cases against each other and adds some words; what sources know from
 headers alone (`data/sources.py`) adds others.
@@ -23,7 +23,7 @@ import torch
 from medldm.data.align import aligned
 from medldm.data.finding import Finding
 from medldm.data.itk import read_image
-from medldm.data.plausible import label_values, refuse_constant, refuse_no_hounsfield, refuse_outlier_voxels, sampled
+from medldm.data.plausible import SPACING_MM, label_values, refuse_constant, refuse_flat, refuse_no_hounsfield, refuse_outlier_voxels, sampled
 from medldm.data.sources import BadCase, SourceCase, Stored
 from medldm.data.thumbnail import in_ras_order, thumbnail
 from medldm.volume import BadVolume, Volume
@@ -37,7 +37,6 @@ ASSUMABLE = (
 GRID_TOLERANCE = 1e-3  # mm
 LEAST_COVERED = 0.5  # of the first contrast's grid, by what is aligned to it
 LEAST_LABELLED = 27  # voxels, from which on equal label maps are no chance
-SPACING_MM = (0.05, 20.0)
 BY_ALIGN = "where positions are right, `--align true` interpolates it."
 
 
@@ -112,6 +111,7 @@ def _refuse_implausible(file: str, image: Volume, is_ct: bool, assume: Collectio
     if "spacing_outlier" not in assume and not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in image.spacing):
         sizes = " x ".join(f"{s:.4g}" for s in image.spacing)
         raise BadCase(file, "spacing_outlier", f"has voxels of {sizes} mm; {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm were expected.")
+    refuse_flat(file, image)
     refuse_constant(file, image)
     if "outlier_voxels" not in assume:
         refuse_outlier_voxels(file, image)

@@ -5,6 +5,8 @@ import numpy as np
 from medldm.data.sources import BadCase
 from medldm.volume import Volume
 
+SPACING_MM = (0.05, 20.0)  # what voxels of patients measure
+LEAST_SLICES = 3
 CONSTANT_PERCENTILES = (0.5, 99.5)
 OUTLIER_FACTOR = 1e4  # largest |voxel| over the 99th percentile of |voxels| that are not 0; at most 4.5 in 298 real images
 SAMPLES = 1 << 22  # percentiles are taken over at most about this many voxels
@@ -25,6 +27,12 @@ ZERO_SHARE = 0.2
 def sampled(channel: np.ndarray) -> np.ndarray:
     """At most about 4 million voxels, evenly spaced."""
     return channel.ravel()[:: -(-channel.size // SAMPLES)]
+
+
+def refuse_flat(file: str, image: Volume) -> None:
+    """Set aside an image with fewer than 3 slices along an axis ("no_volume"), such as a localizer or a single plane."""
+    if min(image.shape) < LEAST_SLICES:
+        raise BadCase(file, "no_volume", f"has {' x '.join(map(str, image.shape))} voxels; a volume has at least {LEAST_SLICES} along each axis.")
 
 
 def refuse_constant(file: str, image: Volume) -> None:

@@ -37,8 +37,10 @@ def assign_splits(
         strata: patient -> covariate -> number, category, or None where unknown.
 
     Raises:
-        UserError: the shares are out of range.
+        UserError: the shares or the seed are out of range.
     """
+    if seed < 0:
+        raise UserError(f"seed={seed} is negative.", "Give a whole number of at least 0.")
     if min(val, test) < 0 or val + test >= 1:
         raise UserError(f"val={val} and test={test} leave nothing to train on.", "Give shares of at least 0 whose sum is below 1.")
     given = given or {}

@@ -35,6 +35,8 @@ def read_lines(path: Path, option: str = "--covariates") -> tuple[list[dict[str,
     except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path} cannot be read as CSV ({error}).", "Save it as comma-separated UTF-8 text.") from error
     first = table[0][1] if table else []
+    if len(first) == 1 and re.search(r"[;\t|]", first[0]):
+        raise UserError(f"{path} has a single column, {first[0]!r}.", "Separate columns by commas (by tabs in a .tsv).")
     titles = {re.sub(r"\W+", "_", title.lower()).strip("_"): title for title in first}
     if not first or len(titles) < len(first) or "" in titles:
         raise wrong_columns(path, dict(enumerate(first)))

@@ -174,6 +174,20 @@ def test_storage_order_changes_the_content_but_not_the_digest(case, tmp_path):
     assert stored.content != first.content
 
 
+def test_a_plane_is_no_volume(case):
+    rewrite(case.images[0], torch.randn(1, 8, 9, 2))
+    rewrite(case.label, torch.ones(1, 8, 9, 2), unit="label")
+    assert check_case(case, {}).status == "no_volume" and "8 x 9 x 2" in check_case(case, {}).reason
+    rewrite(case.images[0], torch.randn(1, 8, 9, 3))
+    rewrite(case.label, torch.ones(1, 8, 9, 3), unit="label")
+    assert check_case(case, {}).status == "ok"
+
+
+def test_an_ending_in_capitals_is_unpacked(case, tmp_path):
+    capitals = case.images[0].rename(tmp_path / "A.NII.GZ")
+    assert check_case(SourceCase("a", "a", (capitals,)), {}).status == "ok"
+
+
 def test_spacing_out_of_range_can_be_vouched_for(case):
     for length in (0.04, 25.0):
         affine = np.diag([1.0, length, 1.0, 1.0])

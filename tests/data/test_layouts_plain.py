@@ -1,5 +1,7 @@
 """Plain folders: pairs by name, a folder for each contrast or patient, and a clear refusal where names do not tell."""
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,20 @@ def pairs(source):
 )
 def test_words_that_mark_label_maps(name, is_one):
     assert is_label(name) is is_one
+
+
+def test_pipes_are_no_files_and_links_to_nothing_are_kept(tmp_path):
+    folder(tmp_path, ["a"])
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    os.mkfifo(tmp_path / "pipe.dcm")
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    assert set(pairs(find_cases(tmp_path))) == {"a", "gone"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", os.fsdecode(b"a\xffb")])
+def test_names_that_cannot_be_written_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"'a\\.*b' holds characters"):
+        find_cases(folder(tmp_path, ["a", name]))
 
 
 def test_two_folders_without_options(tmp_path):

@@ -42,6 +42,21 @@ def test_image_columns_are_contrasts(write):
     assert {case.modality for case in only.cases} == {"CT"}
 
 
+def test_a_pipe_is_refused(write, tmp_path):
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"row 2: 'a.nii' is no file"):
+        find_cases(write("case,image\na,a.nii\n"))
+
+
+def test_no_contrast_means_all(write):
+    assert find_cases(write("case,image\na,a.nii\n"), contrasts=[]).contrasts == ()
+
+
+def test_other_separators_are_named(write):
+    with pytest.raises(UserError, match=r"'case;image;label'.*by commas"):
+        find_cases(write("case;image;label\na;a.nii;\n"))
+
+
 def test_a_row_without_image(write):
     (case,) = find_cases(write("case,image,label\na,,a.nii\n")).cases
     assert (case.status, case.images) == ("no_image", ())

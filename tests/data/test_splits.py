@@ -44,6 +44,8 @@ def test_given_splits_stay():
 def test_wrong_shares(val, test):
     with pytest.raises(UserError):
         assign_splits(["a", "b", "c"], val, test)
+    with pytest.raises(UserError, match="seed=-1"):
+        assign_splits(["a", "b", "c"], seed=-1)
 
 
 def people(n: int, seed: int = 0) -> dict[str, dict]:

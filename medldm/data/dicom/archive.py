@@ -85,10 +85,11 @@ def find_series(root: Path, contrasts: Sequence[str] | None = None) -> Archive:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files that are not hidden, sorted; links to folders are not followed."""
+    """Files that are not hidden, sorted; links to folders are not followed, and pipes and devices are no files."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+        paths = (Path(folder) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+        yield from (path for path in paths if path.is_file())
 
 
 def _sort_files(root: Path) -> tuple[list[list[Plane]], list[Header], list[Structures], int]:

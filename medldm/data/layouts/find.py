@@ -40,7 +40,7 @@ def find_cases(
     Raises:
         UserError: nothing is there that a layout has, files do not pair up, or a table is wrong.
     """
-    source = Path(source)
+    source, contrasts = Path(source), contrasts or None
     if root is not None and not source.is_file():
         raise UserError(f"{source} is no CSV file, so that --root {root} has no meaning.", "Leave --root away.")
     if source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
@@ -91,6 +91,8 @@ def _with_table(found: Source, given: Path | None, own: Path | None = None) -> S
         given: the table that the user names.
         own: the table that lies in the source, which counts where no other is given.
     """
+    if strange := [case.case for case in found.cases if not case.case.isprintable()]:
+        raise UserError(f"{found.root}: the name {strange[0]!a} holds characters that cannot be written.", "Rename this file.")
     path = Path(given) if given else own
     private = found.kind == "dicom"
     rows: dict[str, Row] = {}

@@ -51,8 +51,8 @@ def image_files(folder: Path | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder and folder.is_dir() else []:
         name = case_name(path.name)
-        if path.name.startswith(".") or name in (path.name, "") or path.is_dir():
-            continue
+        if path.name.startswith(".") or name in (path.name, "") or (path.exists() and not path.is_file()):
+            continue  # reading a pipe would wait for ever; a link to nothing is kept, to be reported as missing
         if name in found:
             raise UserError(f"{folder} holds both {found[name].name} and {path.name}.", "Keep one of them.")
         found[name] = path

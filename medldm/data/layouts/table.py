@@ -83,6 +83,8 @@ def _path(where: str, text: str, root: Path) -> Path:
     if "\0" in text or not text.lower().endswith(ENDINGS):
         raise UserError(f"{where}: {text!r} is {NO_FILES}.", "Name an image file, or leave the cell empty.")
     path = root / text
+    if path.exists() and not path.is_file():
+        raise UserError(f"{where}: {text!r} is no file.", "Name an image file, or leave the cell empty.")
     if not path.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{where}: the path {text!r} leaves {root}.", "Give the folder that holds all images as --root.")
     return path

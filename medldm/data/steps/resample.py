@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from medldm.data.plausible import SPACING_MM
 from medldm.data.steps.base import Change, Step
 from medldm.data.steps.grid import Grid, copied
 from medldm.errors import UserError
@@ -27,14 +28,20 @@ class Resample(Step):
     the resolution, where ties go to the smaller label).
 
     Args:
-        spacing: mm along I, J, K.
+        spacing: mm along I, J, K, each from 0.05 to 20.
+
+    Raises:
+        UserError: these are not three such lengths.
     """
 
     spacing: tuple[float, float, float]
 
     def __post_init__(self):
-        if len(self.spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing):
-            raise UserError(f"spacing {self.spacing} is not three lengths in mm.", "Give for example --spacing '[1, 1, 1]'.")
+        if len(self.spacing) != 3 or not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in self.spacing):
+            raise UserError(
+                f"spacing {self.spacing} is not three lengths from {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm.",
+                "Give for example --spacing '[1, 1, 1]'.",
+            )
 
     def plan(self, image: Volume, label: Volume | None = None) -> "Resampled":
         """The grid of the new spacing; the same grid where the spacing is this one already."""
