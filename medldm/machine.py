@@ -3,7 +3,10 @@
 import ctypes
 import os
 import platform
+import re
 from pathlib import Path
+
+from medldm.errors import UserError
 
 # Parameter numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -55,3 +58,16 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes that a text such as "8GB" (10^9), "500MiB" (2^20) or "1.5 GiB" names.
+
+    Raises:
+        UserError: it is no number with such a unit.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
+    if not found:
+        raise UserError(f"{text!r} is no amount of memory.", "Give for example 8GB or 500MiB.")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medldm.cli import COMMANDS, arguments_of, main
 from medldm.cohort import Cohort
@@ -76,6 +77,24 @@ def test_a_sample_is_the_same_in_any_count_and_batch(chain, tmp_path):
         assert a.covariates == b.covariates
         difference = read_volume(few.path(a.image)).data - read_volume(many.path(b.image)).data
         assert difference.abs().max() <= 1e-4
+
+
+def test_memory_changes_nothing_but_the_way(chain, phantom_cohort, tmp_path, capsys):
+    cache_latents(phantom_cohort.root, chain / "autoencoder", tmp_path / "latents", windows=2, memory="1GB")
+    generate(chain / "diffusion", 2, tmp_path / "generated", sampler=FEW, memory="1GB", offload=True)
+    evaluate(tmp_path / "evaluation", phantom_cohort.root, autoencoder=chain / "autoencoder", memory="1GB")
+    said = capsys.readouterr().out
+    assert "encoding up to 16 x 20 x 16: slabs of" in said and "decoding up to 4 x 5 x 4: slabs of" in said and "on the host" in said
+    for name in ("latents", "generated"):
+        for found, wanted in zip(Cohort.load(tmp_path / name), Cohort.load(chain / name), strict=False):
+            assert found.case == wanted.case
+            if name == "latents":
+                ours, theirs = load_file(tmp_path / name / found.image), load_file(chain / name / wanted.image)
+                assert ours.keys() == theirs.keys() and all(torch.allclose(ours[key], theirs[key], atol=1e-5) for key in ours)
+            else:
+                assert torch.allclose(read_volume(tmp_path / name / found.image).data, read_volume(chain / name / wanted.image).data, atol=1e-4)
+    ours, theirs = (float(rows(root / "evaluation" / "metrics.csv")["psnr"].split(",")[0]) for root in (tmp_path, chain))
+    assert ours == pytest.approx(theirs, abs=1e-3)
 
 
 def test_an_interrupted_generation_makes_only_what_is_missing(chain, tmp_path):

@@ -8,6 +8,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 from medldm.cohort import Case, Cohort
+from medldm.commands.within import hold_to
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, sha256
 from medldm.models.autoencoder import Autoencoder
@@ -20,7 +21,9 @@ from medldm.types import Shape3
 from medldm.volume import read_volume
 
 
-def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, multiple: int = 2, seed: int = 0) -> Cohort:
+def cache_latents(
+    cohort: Path, autoencoder: Path, out: Path, windows: int = 6, multiple: int = 2, memory: str | None = None, offload: bool = False, seed: int = 0
+) -> Cohort:
     """Encode every case of a cohort as posterior mean and standard deviation, in windows of its own size.
 
     The folder carries the autoencoder with the latents' statistics, so that nothing else is needed to train on it.
@@ -31,6 +34,8 @@ def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, 
         out: the cohort of latents.
         windows: per training case; the first is the largest, the others differ by up to a cell and serve as augmentation.
         multiple: the latent grid is a multiple of this; a denoiser with n levels needs 2^(n-1).
+        memory: what encoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
+        offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
         seed: decides the windows.
 
     Returns:
@@ -52,6 +57,7 @@ def cache_latents(cohort: Path, autoencoder: Path, out: Path, windows: int = 6, 
         train = source.split("train")
         boxes = [_box(source, case) for case in train]
         grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
+        hold_to(model, memory, offload, encodes=[tuple(cells * model.factor for cells in grid)])
         cases = [
             _encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed)
             for case in track(list(usable), "encoding")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medldm.cohort import Cohort
+from medldm.commands.within import hold_to
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, read_yaml, write_text
 from medldm.metrics.base import Images, Score, write_scores
@@ -48,6 +49,8 @@ def evaluate(
     autoencoder: Path | None = None,
     split: str = "test",
     independent: bool = False,
+    memory: str | None = None,
+    offload: bool = False,
     seed: int = 0,
 ) -> Path:
     """Evaluate an autoencoder on held-out cases, a generated cohort against real cases, or both at once.
@@ -61,6 +64,8 @@ def evaluate(
         autoencoder: run of an autoencoder; without it only synthesis is judged.
         split: part of the reference to compare with: train, val or test.
         independent: the reference is another cohort than the models were trained on, and shares no patient with it.
+        memory: what the autoencoder may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
+        offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
         seed: of the bootstrap and of random parts and pairs.
 
     Returns:
@@ -71,6 +76,10 @@ def evaluate(
     """
     out = Path(out)
     inputs = _open(reference, generated, autoencoder, split, independent, seed)
+    if inputs.model:
+        factor = inputs.model.factor
+        cells = [tuple(-(-n // factor) for n in case.shape) for case in inputs.held_out.cases]
+        hold_to(inputs.model, memory, offload, decodes=cells, encodes=[tuple(n * factor for n in size) for size in cells])
     reads = sources(inputs.folders)
     arguments = dict(reference=reference, generated=generated, autoencoder=autoencoder, split=split, independent=independent, seed=seed)
     run = Run.claim(out, "evaluate", arguments, reads)

@@ -7,6 +7,7 @@ import torch
 from rich.progress import Progress
 
 from medldm.cohort import Case, Cohort
+from medldm.commands.within import hold_to
 from medldm.diffusion.conditions.base import Value
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.samplers.base import Sampler
@@ -31,6 +32,8 @@ def generate(
     sampler: Sampler = DpmPlusPlus(20),
     steering: Steering | None = Steering(),
     batch: int = 8,
+    memory: str | None = None,
+    offload: bool = False,
     seed: int = 0,
 ) -> Cohort:
     """Generate volumes, with label maps where the model knows labels.
@@ -48,6 +51,8 @@ def generate(
         sampler: solver and number of steps.
         steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
         batch: cases computed at once.
+        memory: what decoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
+        offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
         seed: decides noise and drawn conditions.
 
     Returns:
@@ -60,6 +65,7 @@ def generate(
     model = _open(run, fixed)
     reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
     arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, steering=steering, batch=batch, seed=seed)
+    hold_to(model.autoencoder, memory, offload, decodes=[model.grid])
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
         print(f"{out} is finished already.")

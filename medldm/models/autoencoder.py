@@ -12,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.errors import UserError
+from medldm.models.tiling.parts import Layer
+from medldm.models.tiling.plan import Budget
+
+LOG_VARIANCE_RANGE = (-20.0, 5.0)
 
 
 class Autoencoder(nn.Module, ABC):
@@ -30,6 +34,7 @@ class Autoencoder(nn.Module, ABC):
         self.latent_channels, self.factor = latent_channels, factor
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
+        self.budget: Budget | None = None  # with one, `encode` and `decode` run by slabs
 
     @property
     def in_channels(self) -> int:
@@ -49,13 +54,39 @@ class Autoencoder(nn.Module, ABC):
     def decode_raw(self, z: Tensor) -> Tensor:
         """Raw latents [B c i j k] to image and class logits [B C' I J K]."""
 
+    def posterior_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of what the last of `encoder_layers` gives; channels of means, then of log-variances."""
+        mean, log_variance = h.float().chunk(2, dim=1)
+        return mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+
+    def encoder_layers(self) -> list[Layer]:
+        """`posterior` up to `posterior_of`, in parts that can be run by slabs."""
+        raise UserError(f"{type(self).__name__} cannot encode by slabs.", "Leave --memory away.")
+
+    def decoder_layers(self) -> list[Layer]:
+        """`decode_raw` in parts that can be run by slabs."""
+        raise UserError(f"{type(self).__name__} cannot decode by slabs.", "Leave --memory away.")
+
     def matrix_parameters(self) -> list[nn.Parameter]:
         """Weights that Muon may take; none unless an autoencoder says otherwise."""
         return []
 
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`posterior`, within the budget if there is one."""
+        if self.budget is None:
+            return self.posterior(x)
+        layers = self.encoder_layers()
+        return self.posterior_of(self.budget.plan(layers, x.shape).run(layers, x))
+
     def decode(self, z: Tensor) -> Tensor:
-        """Whitened latents [B c i j k] to image and class logits [B C' I J K]."""
-        return self.decode_raw(self.unwhiten(z))
+        """Whitened latents [B c i j k] to image and class logits [B C' I J K], within the budget if there is one."""
+        return self._decode(self.unwhiten(z))
+
+    def _decode(self, z: Tensor) -> Tensor:
+        if self.budget is None:
+            return self.decode_raw(z)
+        layers = self.decoder_layers()
+        return self.budget.plan(layers, z.shape).run(layers, z).float()
 
     def whiten(self, z: Tensor) -> Tensor:
         """(z - mean) / std per channel."""
@@ -72,7 +103,7 @@ class Autoencoder(nn.Module, ABC):
             UserError: an axis is too short to be padded.
         """
         padded, crop = pad_to_multiple(x, self.factor)
-        return self.decode_raw(self.posterior(padded)[0])[(..., *crop)]
+        return self._decode(self.encode(padded)[0])[(..., *crop)]
 
     def join(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Image [B C I J K] and label map [B 1 I J K] (values 0..label_count) as one input x."""

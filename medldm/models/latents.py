@@ -72,7 +72,7 @@ def encode(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, window
     x = autoencoder.join(image[None], None if label is None else label[None])
     latents: dict[str, Tensor] = {}
     for number, where in enumerate(windows):
-        mean, std = autoencoder.posterior(x[(..., *where)])
+        mean, std = autoencoder.encode(x[(..., *where)])
         latents[f"mean_{number}"], latents[f"std_{number}"] = mean[0].contiguous(), std[0].contiguous()
     return latents
 

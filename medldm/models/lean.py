@@ -4,29 +4,17 @@ A pixel-unshuffle stem moves 2x2x2 voxels into channels, residual blocks work at
 pixel-shuffle head returns to full resolution with a few narrow convolutions (Shi et al. 2016, sub-pixel convolution).
 """
 
-import torch
+from collections.abc import Iterable, Iterator
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.shuffle import shuffle, unshuffle
+from medldm.models.tiling.parts import Conv, Layer, Norm, Refine, Residual, Shuffle, Silu, Unshuffle
 
 GROUPS = 8
 HEAD_CHANNELS = 16
-LOG_VARIANCE_RANGE = (-20.0, 5.0)
-
-
-def unshuffle(x: Tensor, r: int = 2) -> Tensor:
-    """[B C I J K] -> [B C*r^3 I/r J/r K/r]: every r x r x r block of voxels becomes channels."""
-    b, c, i, j, k = x.shape
-    x = x.reshape(b, c, i // r, r, j // r, r, k // r, r)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * r**3, i // r, j // r, k // r)
-
-
-def shuffle(x: Tensor, r: int = 2) -> Tensor:
-    """The inverse of `unshuffle`."""
-    b, c, i, j, k = x.shape
-    x = x.reshape(b, c // r**3, r, r, r, i, j, k)
-    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // r**3, i * r, j * r, k * r)
 
 
 class ResidualBlock(nn.Module):
@@ -58,6 +46,22 @@ class Up(nn.Module):
         return shuffle(self.conv(F.silu(self.norm(x)) if self.norm else x))
 
 
+def parts_of(modules: Iterable[nn.Module]) -> Iterator[Layer]:
+    """The layers of modules of this file, of convolutions and of normalisations followed by SiLU."""
+    for module in modules:
+        if isinstance(module, ResidualBlock):
+            yield Residual((module.norm1, module.conv1), (module.norm2, module.conv2))
+        elif isinstance(module, Up):
+            yield from ([Norm(module.norm)] if module.norm else [])
+            yield from (Conv(module.conv), Shuffle())
+        elif isinstance(module, nn.GroupNorm):
+            yield Norm(module, silu=False)
+        elif isinstance(module, nn.SiLU):
+            yield Silu()
+        elif isinstance(module, nn.Conv3d):
+            yield Conv(module)
+
+
 class LeanAutoencoder(Autoencoder):
     """Gaussian (KL) autoencoder; level n works at 1/2^(n+1) of the resolution (Kingma & Welling 2014).
 
@@ -87,14 +91,21 @@ class LeanAutoencoder(Autoencoder):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Autoencoder.posterior`."""
-        mean, log_variance = self.to_latent(self.encoder(self.stem(unshuffle(x)))).float().chunk(2, dim=1)
-        return mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+        return self.posterior_of(self.to_latent(self.encoder(self.stem(unshuffle(x)))))
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """See `Autoencoder.decode_raw`."""
         h = self.decoder(self.from_latent(z))
         h = h + self.refine(F.silu(h))
         return self.head(F.silu(h)).float()
+
+    def encoder_layers(self) -> list[Layer]:
+        """See `Autoencoder.encoder_layers`."""
+        return [Unshuffle(), *parts_of([self.stem, *self.encoder, *self.to_latent])]
+
+    def decoder_layers(self) -> list[Layer]:
+        """See `Autoencoder.decoder_layers`."""
+        return [*parts_of([self.from_latent, *self.decoder]), Refine(self.refine), Silu(), Conv(self.head)]
 
     def matrix_parameters(self) -> list[nn.Parameter]:
         """Weights that Muon may take: inner convolutions, neither the stem nor what makes latents or voxels."""

@@ -1,9 +1,11 @@
 """MONAI's `AutoencoderKL` behind the same base."""
 
+import torch
 from torch import Tensor, nn
 
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.tiling.parts import Conv, Layer, Norm, Residual, Upsample, Whole
 
 
 class MonaiAutoencoder(Autoencoder):
@@ -58,7 +60,35 @@ class MonaiAutoencoder(Autoencoder):
         """See `Autoencoder.decode_raw`."""
         return self.net.decode(z).float()
 
+    def posterior_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Autoencoder.posterior_of`."""
+        mean, log_variance = self.net.quant_conv_mu(h), self.net.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
+        return mean.float(), torch.exp(log_variance / 2).float()
+
+    def encoder_layers(self) -> list[Layer]:
+        """See `Autoencoder.encoder_layers`."""
+        return [_layer(block) for block in self.net.encoder.blocks]
+
+    def decoder_layers(self) -> list[Layer]:
+        """See `Autoencoder.decoder_layers`."""
+        return [_layer(block) for block in [self.net.post_quant_conv, *self.net.decoder.blocks]]
+
     def matrix_parameters(self) -> list[nn.Parameter]:
         """Convolutions between the first and the last of encoder and decoder."""
         inner = [*self.net.encoder.blocks[1:-1], *self.net.decoder.blocks[1:-1]]
         return [p for module in inner for p in module.parameters() if p.ndim > 1]
+
+
+def _layer(block: nn.Module) -> Layer:
+    """A block of MONAI's encoder or decoder as a layer of fields."""
+    kind = type(block).__name__
+    if kind == "AEKLResBlock":
+        shortcut = getattr(block.nin_shortcut, "conv", None)
+        return Residual((block.norm1, block.conv1.conv), (block.norm2, block.conv2.conv), shortcut)
+    if kind == "AEKLDownsample":
+        return Conv(block.conv.conv, behind=True)
+    if kind == "UpSample":
+        return Upsample(block.postconv.conv)
+    if kind == "SpatialAttentionBlock":
+        return Whole(block)
+    return Norm(block, silu=False) if isinstance(block, nn.GroupNorm) else Conv(block.conv)
