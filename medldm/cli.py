@@ -112,7 +112,17 @@ def arguments_of(name: str, options: list[str]) -> dict[str, Any]:
         raise UserError("The file given as --config is not text.", "Give a YAML file; --print_config prints one.") from error
     except ArgumentError as error:
         raise UserError(*_explain(str(error), parser.get_defaults().keys())) from error
+    except ValueError as error:
+        raise _said_by(error) from error
     return {key: value for key, value in given.items() if key not in ("config", "command")}
+
+
+def _said_by(error: BaseException) -> BaseException:
+    """What an object says of its settings, which jsonargparse wraps where there are several types to choose from."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, UserError):
+        found = found.__cause__ or found.__context__
+    return found or error
 
 
 def _load_bounded(text: str) -> Any:

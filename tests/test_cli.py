@@ -156,6 +156,15 @@ def test_a_wrong_option_is_refused(command, capsys, options, named):
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("step, named", [("{class_path: Window, init_args: {low: 5, high: 1}}", "window 5.0 to 1.0 is empty"),
+                                         ("{class_path: PadToMultiple, init_args: {multiple: 0}}", "multiple 0")])  # fmt: skip
+def test_what_a_step_says_of_its_settings_arrives(capsys, tmp_path, step, named):
+    options = ["--source", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", f"[{step}]"]
+    assert cli.main(["prepare", *options]) == 2
+    error = capsys.readouterr().err
+    assert named in error and "Traceback" not in error and error.count("\n") == 1
+
+
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert cli.main(["train-difusion"]) == 2
     assert "train-diffusion" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from medldm.tracking import tracked
 
 COLUMNS = ("case", "patient", "file", "status", "reason")
 CHECKED = "checked.json"
+SHOWN = 10  # cases that are named where none can be used
 SMALL = 32 << 20  # bytes of a source for which starting processes takes longer than the work
 
 
@@ -103,10 +104,16 @@ def check_all(source: Source, jobs: int, align: bool, assume: Sequence[str], kno
         if entry and entry["stamp"] == _stamp(case):
             findings[case.case] = Finding.from_plain(entry["finding"])
     rest = [case for case in source.cases if case.case not in findings]
-    work = partial(check_case, labels=source.labels, labelled=source.labelled, align=align, assume=tuple(assume))
+    labelled = frozenset(case.modality for case in source.cases if case.label)
+    work = partial(_check, labels=source.labels, labelled=labelled, align=align, assume=tuple(assume))
     for finding in counted(spread(work, rest, jobs), len(rest), "checking"):
         findings[finding.case] = finding
     return compare([findings[case.case] for case in source.cases], tuple(assume))
+
+
+def _check(case: SourceCase, labels: Mapping[int, str], labelled: frozenset[str], align: bool, assume: Sequence[str]) -> Finding:
+    """`check_case`, with a label map expected where other images of the same modality have one."""
+    return check_case(case, labels, case.modality in labelled, align=align, assume=assume)
 
 
 def remember(path: Path, source: Source, findings: Sequence[Finding]) -> None:
@@ -126,6 +133,9 @@ def processes(source: Source, jobs: int | None) -> int:
 def refusal(bad: Sequence[Finding], findings: Sequence[Finding], source: Path) -> str:
     """The bad files, one a line, after their number."""
     lines = [f"  {finding.file}  [{finding.status}]  {finding.reason}" for finding in bad]
+    if not bad:
+        lines = [f"  {f.file}  [{f.status}]  {f.reason}" for f in findings[:SHOWN]] + (["  ..."] if len(findings) > SHOWN else [])
+        return "\n".join([f"None of {len(findings)} cases of {source} is an image to learn from:", *lines, *_set_aside(findings)])
     return "\n".join([f"{len(bad)} of {len(findings)} cases of {source} are bad:", *lines, *_set_aside(findings)])
 
 

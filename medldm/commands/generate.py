@@ -73,16 +73,13 @@ def generate(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with tracked(claimed, reads) as tracker, Progress() as progress:
         task = progress.add_task("generating", total=count)
-        missing = [index for index in range(count) if not _whole(claimed.root, index, model)]
-        progress.advance(task, count - len(missing))
+        missing = {index for index in range(count) if not _whole(claimed.root, index, model)}
         for start in range(0, count, batch):  # the same batches after an interruption, so that the same bits come out
             indices = list(range(start, min(start + batch, count)))
-            if new := len(set(indices) & set(missing)):
+            if missing & set(indices):
                 _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
-                progress.advance(task, new)
+            progress.advance(task, len(indices))
         cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
-        cohort.save()
-        _show(cohort, claimed.root / "samples.png")
         tracker.artifact(claimed.root / "samples.png")
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
     return cohort
@@ -135,10 +132,13 @@ def _write_batch(
 
 
 def _cohort(root: Path, model: LatentDiffusion, count: int, seed: int, fixed: dict[str, Value], reads: dict[str, str]) -> Cohort:
-    """What was generated, with what was asked for as covariates and the seed of each case."""
+    """What was generated, with what was asked for as covariates and the seed of each case; saved, and shown in `samples.png`."""
     cases = tuple(_case(root, index, model, seed, fixed) for index in range(count))
     facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}}
-    return Cohort(root, cases, "a.u.", model.labels, dict(model.units), reads, synthetic=True, facts=facts)
+    cohort = Cohort(root, cases, "a.u.", model.labels, dict(model.units), reads, synthetic=True, facts=facts)
+    cohort.save()
+    _show(cohort, root / "samples.png")
+    return cohort
 
 
 def _case(root: Path, index: int, model: LatentDiffusion, seed: int, fixed: dict[str, Value]) -> Case:

@@ -14,7 +14,7 @@ from medldm.commands.progress import counted
 from medldm.data.covariates import UNITS
 from medldm.data.finding import Finding
 from medldm.data.layouts import find_cases
-from medldm.data.preparing import Prepared, Recipe, image_before, prepare_case
+from medldm.data.preparing import Prepared, Recipe, forget_others, image_before, prepare_case
 from medldm.data.sources import SET_ASIDE, Source
 from medldm.data.splits import assign_splits
 from medldm.data.steps.base import Step
@@ -93,12 +93,14 @@ def _prepare(asked: SimpleNamespace) -> Cohort:
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} lies inside the source {source}.", "Give a folder beside it as --out.")
     run = Run.claim(out, "prepare", arguments) if _has_content(out) else None
-    if run and run.finished:
-        print(f"{out} is prepared already.")
+    if run and run.finished and not source.exists():
+        print(f"{out} is prepared already; {source} is not there to be compared with.")
         return Cohort.load(out)
     found = find_cases(source, asked.covariates, asked.labels, asked.contrasts, asked.root).of_modality(asked.modality)
     jobs = processes(found, asked.jobs)
     findings = check_all(found, jobs, asked.align, assume, out / CHECKED)
+    if run and run.finished:
+        return _as_before(Cohort.load(out), findings, source)
     usable = _usable(found, findings, asked.skip_bad)
     splits = _splits(usable, findings, asked)
     run = run or Run.claim(out, "prepare", arguments)
@@ -115,11 +117,26 @@ def _prepare(asked: SimpleNamespace) -> Cohort:
     return Cohort.load(out)
 
 
+def _as_before(cohort: Cohort, findings: Sequence[Finding], source: Path) -> Cohort:
+    """The finished cohort, if its source is as it was.
+
+    Raises:
+        UserError: files were added, taken away or changed since.
+    """
+    if fingerprint(findings) != cohort.parents["source"]:
+        reason = f"{source} has changed since {cohort.root} was prepared from it."
+        raise UserError(reason, "Give a new folder as --out; models of the old cohort remain as they are.")
+    print(f"{cohort.root} is prepared already.")
+    return cohort
+
+
 def _steps(asked: SimpleNamespace, modality: str = "") -> list[Step]:
     """All that is done to a case, in order."""
     if asked.steps is not None:
         if asked.spacing or asked.window:
             raise UserError("--steps says all that is done; --spacing and --window have no place beside it.", "Put Resample or Window into it.")
+        if any(isinstance(step, Relabel) for step in asked.steps):
+            raise UserError("Relabel in --steps would part the structures from their names; labels are numbered by `prepare`.", "Leave it out.")
         return list(asked.steps)
     window = asked.window or (CT_WINDOW if modality == "CT" else None)
     return [Reorient(), Window(*window) if window else Percentile(), *([Resample(tuple(asked.spacing))] if asked.spacing else [])]
@@ -187,7 +204,9 @@ def _write(found: Source, findings: Sequence[Finding], recipe: Recipe, splits: d
     """Write all cases; equal sources give equal bytes, so that an interrupted run ends like any other."""
     content = {finding.case: finding.content for finding in findings}
     tasks = [(case, splits[case.patient], content[case.case]) for case in found.cases]
-    return list(counted(spread(partial(prepare_case, recipe=recipe, root=out), tasks, jobs), len(tasks), "preparing"))
+    prepared = list(counted(spread(partial(prepare_case, recipe=recipe, root=out), tasks, jobs), len(tasks), "preparing"))
+    forget_others(out, [entry.case.case for entry in prepared])
+    return prepared
 
 
 def _cohort(found: Source, findings: Sequence[Finding], prepared: Sequence[Prepared], recipe: Recipe, out: Path, reads: dict[str, str]) -> Cohort:

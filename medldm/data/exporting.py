@@ -37,7 +37,10 @@ def exportable(cohort: Cohort, labelled: bool) -> Cohort:
         raise UserError(f"{cohort.root} holds latents, not images.", "Give the cohort of images.")
     without = [case.case for case in usable if not case.label]
     if without and len(without) < len(usable):
-        raise UserError(f"{cohort.root}: {len(without)} of {len(usable)} cases have no label map, such as {without[0]!r}.", "Leave them out.")
+        raise UserError(
+            f"{cohort.root}: {len(without)} of {len(usable)} cases have no label map, such as {without[0]!r}.",
+            "Prepare a cohort of those that have one.",
+        )
     if without and labelled:
         raise UserError(f"{cohort.root} has no label maps, which nnU-Net learns.", "Choose the format msd for images alone.")
     if not without and not cohort.labels:

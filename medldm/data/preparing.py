@@ -4,6 +4,7 @@
 are as they were written, and `restore` reads from it the way back to the source.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medldm.files import read_json, sha256, sha256_of, write_json
 from medldm.run import describe
 from medldm.volume import Volume
 
+TOLERANCE = 1e-3  # of intensities in [-1, 1]
 BINS = 64  # of the stored histogram over [-1, 1]
 
 
@@ -64,7 +66,7 @@ def prepare_case(task: tuple[SourceCase, str, str], recipe: Recipe, root: Path) 
         root: folder of the cohort.
 
     Raises:
-        UserError: a file is no longer as it was when it was checked, or a step does not fit it.
+        UserError: a file is no longer as it was when it was checked, a step does not fit it, or intensities leave [-1, 1].
     """
     source, split, content = task
     path = root / f"records/{source.case}.json"
@@ -79,11 +81,28 @@ def prepare_case(task: tuple[SourceCase, str, str], recipe: Recipe, root: Path) 
         raise UserError(f"{error.file} {error.reason}", "It was usable when it was checked. Run the same command again.") from error
     except UserError as error:
         raise UserError(f"Case {source.case!r}: {error}") from error
+    low, high = float(image.data.min()), float(image.data.max())
+    if min(low, -high) < -1 - TOLERANCE:
+        fix = "End the steps of intensity with Window, Percentile, ZScore or Nyul."
+        raise UserError(f"Case {source.case!r}: intensities from {low:.4g} to {high:.4g} come out of the steps; a cohort holds -1 to 1.", fix)
     case = write_case(root, source.case, image, label, recipe.labels, source.patient, split, source.covariates)
     prepared = Prepared(case, _histogram(image))
     read = {part.short: part.changed for part in source.images if isinstance(part, Stored) and part.changed}
     write_json(path, {"key": key, **asdict(prepared), "read": read, "history": History.of(original, changes).to_plain()})
     return prepared
+
+
+def forget_others(root: Path, cases: Collection[str]) -> None:
+    """Remove what an interrupted run wrote of cases that have since left the source, as patients may who withdraw their consent.
+
+    Args:
+        root: folder of the cohort.
+        cases: those that stay.
+    """
+    for record in sorted((root / "records").glob("*.json")):
+        if record.stem not in cases:
+            for path in (root / f"images/{record.stem}.nii.gz", root / f"labels/{record.stem}.nii.gz", record):
+                path.unlink(missing_ok=True)
 
 
 def image_before(source: SourceCase, recipe: Recipe, number: int) -> Volume:

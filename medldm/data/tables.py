@@ -47,7 +47,7 @@ def read_lines(path: Path, option: str = "--covariates") -> tuple[list[dict[str,
 
 
 def refuse_mixed(path: Path, name: str, values: Mapping[str, Covariate]) -> None:
-    """Refuse a covariate with numbers and words, or with infinities.
+    """Refuse a covariate with numbers and words, decimal commas, words that differ in capitals alone, or infinities.
 
     Args:
         path: where it stands, for the message.
@@ -61,6 +61,8 @@ def refuse_mixed(path: Path, name: str, values: Mapping[str, Covariate]) -> None
     for who, value in values.items():
         if isinstance(value, float) and not isfinite(value):
             raise UserError(f"{path}, column {name!r}: {who} has {value}.", "Correct it, or leave the cell empty.")
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+,\d+", value):
+            raise UserError(f"{path}, column {name!r}: {who} has {value!r}, a number with a comma.", "Write points before decimals.")
         if value is not None:
             kinds[type(value)].append(who)
     if len(kinds) > 1:
@@ -69,6 +71,10 @@ def refuse_mixed(path: Path, name: str, values: Mapping[str, Covariate]) -> None
             f"{path}, column {name!r} mixes {len(kinds[float])} numbers and {len(kinds[str])} words ({fewer[0]} has {values[fewer[0]]!r}).",
             "Correct it, or leave the cell empty.",
         )
+    spellings: dict[str, str] = {}
+    for value in values.values():
+        if isinstance(value, str) and spellings.setdefault(value.casefold(), value) != value:
+            raise UserError(f"{path}, column {name!r} has both {spellings[value.casefold()]!r} and {value!r}.", "Write one word for one thing.")
 
 
 def split_name(where: str, text: str) -> str:

@@ -12,6 +12,9 @@ from medldm.cohort import Cohort
 from medldm.commands.check import check
 from medldm.commands.prepare import prepare
 from medldm.data.preparing import read_history
+from medldm.data.steps.intensity import Percentile
+from medldm.data.steps.relabel import Relabel
+from medldm.data.steps.reorient import Reorient
 from medldm.errors import UserError
 from medldm.files import sha256
 from medldm.volume import Volume, read_volume, write_volume
@@ -192,3 +195,16 @@ def test_hippocampus_without_options(shared_data, tmp_path):
     assert cohort.covariates == {"volume_label_1": "mm3", "volume_label_2": "mm3"}
     assert all(1000 < case.covariates["volume_label_1"] < 3000 for case in cohort)
     assert [len(cohort.split(name)) for name in ("train", "val", "test")] == [15, 1, 4]
+
+
+@pytest.mark.parametrize("steps, words", [
+    ([Reorient(), Relabel((2, 1, 3)), Percentile()], "Relabel in --steps"),
+    ([Reorient()], "a cohort holds -1 to 1.*Window, Percentile"),
+], ids=["relabel", "no intensities"])  # fmt: skip
+def test_steps_that_would_break_the_cohort_are_refused(source, tmp_path, steps, words):
+    for path in sorted((source / "images").iterdir())[:2]:
+        volume = read_volume(path)
+        write_volume(path, volume.with_data(volume.data * 1000))
+    with pytest.raises(UserError, match=words):
+        prepare(source, tmp_path / "out", steps=steps)
+    assert not (tmp_path / "out/cohort.json").exists()

@@ -1,6 +1,7 @@
 """A `prepare` that is killed goes on where it was and ends with the same cohort; several processes change nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from medldm.cohort import Cohort
 from medldm.commands.prepare import prepare
+from medldm.errors import UserError
 from medldm.volume import Volume, write_volume
 
 CASES = 16
@@ -57,7 +59,7 @@ def test_killed_and_started_again(source, whole, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    time.sleep(0.5)  # its workers end with it
+    time.sleep(1.5)  # its workers end with it
     done = {path: path.stat().st_mtime_ns for path in out.glob("records/*.json")}
     assert wanted <= len(done) < CASES and not (out / "cohort.json").exists()
     (out / "images/c01.nii.gz").write_bytes(b"torn")  # as if the disk had not kept it
@@ -68,8 +70,6 @@ def test_killed_and_started_again(source, whole, tmp_path):
 
 
 def test_a_file_that_changed_since_is_prepared_again(source, whole, tmp_path):
-    import shutil
-
     shutil.copytree(source, tmp_path / "source")
     prepare(tmp_path / "source", tmp_path / "cohort", spacing=(2, 2, 2))
     for name in ("provenance.json", "cohort.json"):
@@ -82,3 +82,29 @@ def test_a_file_that_changed_since_is_prepared_again(source, whole, tmp_path):
 
 def test_label_values_with_gaps_become_consecutive_and_are_remembered(whole):
     assert whole.labels == {1: "label_4"} and whole.facts["label_values"] == {"1": 4}
+
+
+def test_a_patient_who_left_the_source_leaves_the_folder(source, whole, tmp_path):
+    shutil.copytree(source, tmp_path / "source")
+    prepare(tmp_path / "source", tmp_path / "cohort", spacing=(2, 2, 2))
+    for name in ("provenance.json", "cohort.json"):  # as if it had been stopped before the end
+        (tmp_path / "cohort" / name).unlink()
+    for folder in ("images", "labels"):
+        (tmp_path / f"source/{folder}/c07.nii.gz").unlink()
+    again = prepare(tmp_path / "source", tmp_path / "cohort", spacing=(2, 2, 2))
+    assert len(again) == CASES - 1 and not [path for path in again.root.rglob("*") if "c07" in path.name]
+
+
+def test_a_finished_cohort_is_not_taken_for_that_of_a_changed_source(source, whole, tmp_path, capsys):
+    shutil.copytree(source, tmp_path / "source")
+    out = tmp_path / "cohort"
+    prepare(tmp_path / "source", out, spacing=(2, 2, 2))
+    os.utime(tmp_path / "source/images/c05.nii.gz")  # touched, not changed
+    prepare(tmp_path / "source", out, spacing=(2, 2, 2))
+    assert "prepared already" in capsys.readouterr().out
+    write_volume(tmp_path / "source/images/c05.nii.gz", Volume(torch.randn(1, 72, 80, 64), np.diag([1.5, 1, 2, 1])))
+    with pytest.raises(UserError, match="has changed since"):
+        prepare(tmp_path / "source", out, spacing=(2, 2, 2))
+    shutil.rmtree(tmp_path / "source")
+    prepare(tmp_path / "source", out, spacing=(2, 2, 2))
+    assert "not there to be compared with" in capsys.readouterr().out

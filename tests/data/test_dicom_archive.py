@@ -5,6 +5,7 @@ import pytest
 from dicom_phantoms import AXIAL, COLUMNS, CT, GAP, MR, ORIGIN, ROWS, SLICES, assert_in_place, base, put_pixels, save, write_slices
 
 from medldm.data.dicom.archive import find_series, holds_dicom
+from medldm.data.dicom.entries import KEY_COLUMNS
 
 
 def statuses(folder):
@@ -279,3 +280,36 @@ def test_a_lone_slice_and_an_empty_folder(tmp_path):
     save(dataset, tmp_path / "a")
     (case,) = find_series(tmp_path).cases
     assert (case.status, case.patient) == ("no_volume", "p001") and "1 slice" in case.reason
+
+
+def test_one_uid_with_other_pixels_is_no_copy(tmp_path):
+    from pydicom import dcmread
+
+    paths = write_slices(tmp_path)
+    dataset = dcmread(paths[2])
+    dataset.PixelData = bytes(reversed(dataset.PixelData))
+    save(dataset, tmp_path / "other")
+    (case,) = find_series(tmp_path).cases
+    assert case.status == "duplicate_slices"
+
+
+def test_a_series_of_two_patients_is_refused(tmp_path):
+    for number in range(2):
+        write_slices(tmp_path / str(number), SeriesInstanceUID="1.2.50", PatientID=f"id-{number}", PatientName=f"Name^{number}")
+    cases = find_series(tmp_path).cases
+    assert [case.status for case in cases] == ["several_patients"] * 2 and "1 other patients" in cases[0].reason
+
+
+def test_volumes_of_nobody_are_told(tmp_path):
+    for number in range(2):
+        write_slices(tmp_path / str(number), PatientID="", PatientName="", PatientBirthDate="")
+    archive = find_series(tmp_path)
+    assert {case.patient for case in archive.cases} == {"unknown"}
+    assert "2 volumes do not say whose they are; they count as one patient, since they may be." in archive.notes
+
+
+def test_the_key_tells_the_volumes_of_one_series_apart(tmp_path):
+    for number, echo in enumerate((5, 80)):
+        write_slices(tmp_path / str(number), sop_class=MR, SeriesInstanceUID="1.2.50", EchoTime=echo)
+    first, second = (dict(zip(KEY_COLUMNS, row, strict=True))["part"] for row in find_series(tmp_path).key)
+    assert "5.000" in first and "80.000" in second and "first slice at" in first

@@ -203,3 +203,25 @@ def test_a_damaged_segmentation_is_refused(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(BadCase):
             case.label.read()
+
+
+@pytest.mark.parametrize("name, left", [
+    ("Lesion Muster 01.02.1950", "Lesion"), ("PTV_54 seen 19500201 by Arzt", "PTV_54_seen_by"), ("Muster, Anna", "structure_1"),
+    ("GTV2 level IV 2019-03-04", "GTV2_level_IV"), ("T12 1987", "T12"), ("id-77 liver", "liver"),
+])  # fmt: skip
+def test_names_of_structures_tell_nothing_of_the_patient(tmp_path, name, left):
+    slices = images(write_slices(tmp_path))
+    path = write_seg(tmp_path / "seg", slices, {name: random_mask(0)})
+    dataset = dcmread(path)
+    dataset.PatientName, dataset.PatientID, dataset.ReferringPhysicianName = "Muster^Anna", "id-77", "Arzt"
+    dataset.save_as(path)
+    assert find_series(tmp_path).labels == {1: left}
+
+
+def test_structures_that_name_another_patient_are_told(tmp_path):
+    slices = images(write_slices(tmp_path))
+    path = write_seg(tmp_path / "seg", slices, {"liver": random_mask(0)})
+    dataset = dcmread(path)
+    dataset.PatientID = "another"
+    dataset.save_as(path)
+    assert any("1 files of structures name another patient" in note for note in find_series(tmp_path).notes)

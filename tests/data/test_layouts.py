@@ -100,8 +100,10 @@ def test_covariates(tmp_path):
     "table, message",
     [
         ("person,age\nx,5\n", "one 'case' were expected"),
+        ('case,age\na,"30,5"\nb,"31,0"\n', "'30,5', a number with a comma"),
+        ("case,sex\na,m\nb,M\n", "has both 'm' and 'M'"),
         ("", "columns nothing"),
-        ("case;age\na;5\n", "one 'case' were expected"),
+        ("case;age\na;5\n", "single column, 'case;age'"),
         ("case,age\na,5\na,6\n", "row 3: case 'a' has a row already"),
         ("case,age\n,5\n", "row 2: the cell of column 'case' is empty"),
         ("case,age\na,5,6\n", "row 2: the number of cells"),

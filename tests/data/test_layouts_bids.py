@@ -83,7 +83,8 @@ def test_label_maps_of_derivatives_with_their_names(tmp_path):
     table = "index name\n0 background\n1 Grey-matter\n3 csf\n"
     source = find_cases(bids(tmp_path, "sub-01_T1w", "sub-02_T1w", *maps, derivatives__m__dseg=table))
     assert {case: label for case, (_, label) in pairs(source).items()} == {"sub-01": "sub-01_dseg", "sub-02": "sub-02_space-orig_dseg"}
-    assert source.labels == {1: "Grey_matter", 3: "csf"} and source.notes == ("images: T1w; label maps: m/dseg.",)
+    assert source.labels == {1: "Grey_matter", 3: "csf"} and source.notes[0] == "images: T1w; label maps: m/dseg."
+    assert source.notes[1:] == ("2 files that are called as label maps are not used.",)
     assert find_cases(tmp_path, labels={"x": 1}).labels == {1: "x"}
     mask = find_cases(tmp_path, contrasts=["T1w", "desc-brain_mask"])
     assert mask.labels == {1: "brain"} and [bool(case.label) for case in mask.cases] == [True, False] and mask.contrasts == ("T1w",)
@@ -158,3 +159,17 @@ def test_a_name_is_read_back(subject, entities, suffix):
 @pytest.mark.parametrize("text", ["T1w", "sub-01", "sub-01_x_T1w", "ses-1_T1w", "sub-01_T1-w", "sub-_T1w", "sub-01_bold"])
 def test_what_is_not_named_as_in_bids(text, tmp_path):
     assert parse(tmp_path / f"anat/{text}.nii.gz") is None
+
+
+@pytest.mark.parametrize("name, kind", [("T1w_dseg", "m/dseg"), ("T1w_seg", "m/seg"), ("T1w_lesion-manual", "m/label-lesion_mask"),
+                                        ("T1w_label-lesion_mask", "m/label-lesion_mask"), ("T1w_seg-manual", "m/seg")])  # fmt: skip
+def test_label_maps_that_name_their_image(tmp_path, name, kind):
+    source = find_cases(bids(tmp_path, "sub-01_T1w", "sub-01_T2w", f"derivatives/m/sub-01_{name}"), contrasts=["T1w"])
+    assert pairs(source) == {"sub-01": (["sub-01_T1w"], f"sub-01_{name}")} and source.notes == (f"images: T1w; label maps: {kind}.",)
+    other = find_cases(tmp_path, contrasts=["T2w"])
+    assert pairs(other) == {"sub-01": (["sub-01_T2w"], None)} and "1 files that are called as label maps are not used." in other.notes
+
+
+def test_strange_label_maps_are_told(tmp_path):
+    source = find_cases(bids(tmp_path, "sub-01_T1w", "derivatives/m/sub-01_T1w_my_segmentation"))
+    assert "1 files that are called as label maps are not used." in source.notes

@@ -230,3 +230,15 @@ def test_any_tree_is_understood_or_refused_and_no_file_is_of_two_cases(tmp_path_
     assert all(path.is_file() for path in used)
     assert source.kind == "bids" or contrasts or len(used) == len(files) or (root / "images").is_dir()
     assert all(len(case.images) == max(1, len(source.contrasts)) for case in source.cases if case.status == "ok")
+
+
+def test_visits_without_patients_are_told(tmp_path):
+    source = find_cases(folder(tmp_path, ["images/a_v1", "images/a_v2", "images/b_v1", "images/c"]))
+    assert "2 cases are called as visits of 1 patients are (a_v1, a_v2 ...)" in source.notes[-1]
+    (tmp_path / "covariates.csv").write_text("case,patient\na_v1,a\na_v2,a\n")
+    assert not [note for note in find_cases(tmp_path).notes if "visits" in note]
+
+
+def test_a_folder_of_data_sets_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"holds 1 data sets.*Dataset012_Hip"):
+        find_cases(folder(tmp_path, ["Dataset012_Hip/imagesTr/a_0000"]))

@@ -214,3 +214,9 @@ def test_harmonised_images_have_one_point_spread():
 def test_wrong_settings_of_intensities(step, settings):
     with pytest.raises(UserError):
         step(*settings)
+
+
+def test_given_landmarks_stay():
+    assert FITTED.fit([head(7)]) is FITTED
+    with pytest.raises(UserError, match="rising"):
+        Nyul(((float("nan"),) * 11,))

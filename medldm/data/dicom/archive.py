@@ -70,6 +70,7 @@ def find_series(root: Path, contrasts: Sequence[str] | None = None) -> Archive:
     for header in loose:
         together[(*_series_key(header), header.status, header.reason if header.series_uid else str(header.path))].append(header)
     entries += [Entry(headers, None, headers[0].status, headers[0].reason) for headers in together.values()]
+    _refuse_shared_series(entries)
     attached, unused = _attach(structures, entries)
     entries += [Entry([one.header], None, "no_volume", "draws structures on images that are not here or form no volume.") for one in unused]
     _name(entries)
@@ -121,6 +122,17 @@ def _sort_files(root: Path) -> tuple[list[list[Plane]], list[Header], list[Struc
 
 def _series_key(header: Header) -> tuple[str, ...]:
     return (*header.identity, header.study_uid, header.series_uid or str(header.path.parent))
+
+
+def _refuse_shared_series(entries: Sequence[Entry]) -> None:
+    """Refuse volumes whose series belongs to several patients: each would hold a part of it, and nobody knows whose."""
+    owners: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for entry in entries:
+        owners[entry.headers[0].series_uid].add(entry.headers[0].identity)
+    for entry in entries:
+        uid = entry.headers[0].series_uid
+        if entry.status == "ok" and uid and len(owners[uid]) > 1:
+            entry.status, entry.reason = "several_patients", f"has the series UID of images of {len(owners[uid]) - 1} other patients."
 
 
 def _attach(structures: Sequence[Structures], entries: Sequence[Entry]) -> tuple[list[Structures], list[Structures]]:
@@ -175,6 +187,11 @@ def _notes(entries: Sequence[Entry], strangers: int, passed: int) -> Iterator[st
         yield f"{parts} volumes are parts of series that hold several (echoes, phases, times, orientations ...)."
     if tilted := [stack.grid.tilt_degrees for stack in stacks if stack.grid.tilt_degrees]:
         yield f"{len(tilted)} volumes were taken with a gantry tilted by up to {max(tilted):.1f} degrees; they are moved to upright grids."
+    if nobodys := sum(entry.status == "ok" and entry.headers[0].identity == NOBODY for entry in entries):
+        yield f"{nobodys} volumes do not say whose they are; they count as one patient, since they may be."
+    others = sum(one.header.identity != entry.headers[0].identity for entry in entries for one in entry.structures)
+    if others:
+        yield f"{others} files of structures name another patient than the images that they refer to, or none."
     if aside := [f"{counts[word]} {word}" for word in NO_VOLUME if counts[word]]:
         yield f"{sum(counts[word] for word in NO_VOLUME)} series or files are no volumes ({', '.join(aside)})."
     if passed:

@@ -14,7 +14,7 @@ from medldm.data.dicom.segmentation import Segmentation, Structures
 from medldm.data.dicom.series import Series
 from medldm.data.sources import SET_ASIDE, SourceCase
 
-KEY_COLUMNS = ("case", "patient", "patient_id", "study_uid", "series_uid", "folder", "files", "status", "description", "contrast")
+KEY_COLUMNS = ("case", "patient", "patient_id", "study_uid", "series_uid", "folder", "files", "status", "description", "part", "contrast")
 
 
 @dataclass
@@ -90,7 +90,16 @@ def key_rows(entry: Entry, root: Path) -> Iterator[tuple[str, ...]]:
         one, files = headers[0], len({header.path for header in headers})
         folder = one.path.parent.relative_to(root).as_posix()
         known = one.identity[0], one.study_uid, one.series_uid, folder, str(files), status, one.texts[0]
-        yield entry.case, entry.patient, *known, "" if status == "label" else entry.contrast
+        yield entry.case, entry.patient, *known, *(("", "") if status == "label" else (_part(entry), entry.contrast))
+
+
+def _part(entry: Entry) -> str:
+    """What tells a volume from the others of its series: its place and the values of `TELLING`."""
+    if entry.stack is None or not entry.stack.part:
+        return ""
+    plane = entry.stack.planes[0]
+    told = [f"{name}={value}" for name, value in zip(TELLING, plane.telling, strict=True) if value.strip("[] ")]
+    return "; ".join([f"first slice at {' '.join(f'{x:.1f}' for x in plane.position)} mm", *told])
 
 
 def combine(entries: Sequence[Entry], contrasts: Sequence[str], root: Path) -> tuple[list[Entry], tuple[str, ...]]:

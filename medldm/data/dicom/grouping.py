@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from medldm.data.dicom.geometry import FEWEST, SAME_MM, Grid, Refusal, arrange, 
 from medldm.data.dicom.pixels import pixel_digest
 from medldm.data.dicom.planes import TELLING, Plane
 from medldm.data.sources import SET_ASIDE
+from medldm.files import sha256
 
 #: Orientations and pixel spacings of one stack differ by less.
 SAME_AXES, SAME_SPACING = 1e-3, 1e-4
@@ -62,13 +65,25 @@ def stacks_of(planes: Sequence[Plane]) -> list[Stack]:
 
 
 def _without_copies(planes: Sequence[Plane]) -> list[Plane]:
-    """One plane of each object, frame and position; a readable one where there is a choice."""
-    best: dict[Hashable, Plane] = {}
+    """One plane of each object, frame and position; a readable one where there is a choice, and all where they are no copies."""
+    same: dict[Hashable, list[Plane]] = defaultdict(list)
     for plane in planes:
-        key = (plane.header.sop_uid or str(plane.header.path), plane.frame, plane.position, plane.orientation, plane.size)
-        if key not in best or (best[key].header.status and not plane.header.status):
-            best[key] = plane
-    return list(best.values())
+        same[plane.header.sop_uid or str(plane.header.path), plane.frame, plane.position, plane.orientation, plane.size].append(plane)
+    return [plane for group in same.values() for plane in (_distinct(group) if len(group) > 1 else group)]
+
+
+def _distinct(planes: Sequence[Plane]) -> list[Plane]:
+    """Planes of one UID without those that repeat another's file, or its pixels; UIDs can be wrong."""
+    readable = [plane for plane in planes if not plane.header.status] or planes[:1]
+    files = {_file_digest(plane.header.path): plane for plane in reversed(readable)}
+    if len(files) == 1:
+        return list(files.values())
+    return list({(pixel_digest(p.header.path, p.frame, p.size), p.slope, p.intercept): p for p in files.values()}.values())
+
+
+@lru_cache(maxsize=1 << 16)
+def _file_digest(path: Path) -> str:
+    return sha256(path)
 
 
 def _is_localizer(planes: Sequence[Plane]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from medldm.cohort import Covariate
 from medldm.data.dicom.foreign import distrust
 from medldm.data.dicom.pixels import decoder_missing
-from medldm.data.dicom.tags import items, number, text, who, whole, words
+from medldm.data.dicom.tags import PERSONS, items, number, text, who, whole, words
 from medldm.data.sources import BadCase
 from medldm.volume import LIMIT_BYTES, LIMIT_RATIO
 
@@ -20,6 +20,7 @@ CAPTURES = STORAGE + "7"
 SEGMENTATION, STRUCTURES = STORAGE + "66.4", STORAGE + "481.3"
 
 TAGS: list[Any] = [
+    *PERSONS,
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "StudyDate", "StudyTime", "SeriesDescription",
     "ProtocolName", "SequenceName", "PulseSequenceName",
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge",

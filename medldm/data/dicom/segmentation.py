@@ -15,12 +15,14 @@ from medldm.data.dicom.geometry import LPS_TO_RAS, Grid, straighten
 from medldm.data.dicom.headers import SEGMENTATION, Header
 from medldm.data.dicom.pixels import iterate_frames, read_dataset
 from medldm.data.dicom.series import Series
-from medldm.data.dicom.tags import first, items, number, numbers, text, whole
+from medldm.data.dicom.tags import first, identifying, items, number, numbers, text, whole
 from medldm.data.sources import BadCase, Stored
 from medldm.volume import LIMIT_RATIO, Volume
 
 #: A frame or contour belongs to a slice when it lies within this share of the gap from it.
 NEAR = 0.1
+#: Dates, years and numbers that are too long for anatomy.
+NUMBERS = re.compile(r"\d{1,4}[.\-/]\d{1,2}[.\-/]\d{1,4}|\d{5,}|(?<!\d)(?:19|20)\d\d(?!\d)")
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -109,7 +111,8 @@ def structures_of(header: Header) -> Structures:
             series.add(text(reference, "SeriesInstanceUID"))
             for image in (*items(reference, "ReferencedInstanceSequence"), *items(reference, "ContourImageSequence")):
                 images.add(text(image, "ReferencedSOPInstanceUID"))
-        kept = tuple((n, _clean(name) or f"structure_{n}") for n, name in names if n in drawn)
+        private = identifying(data)
+        kept = tuple((n, _clean(name, private) or f"structure_{n}") for n, name in names if n in drawn)
         if not kept:
             raise BadCase("", "no_volume", "draws no structure.")
         return Structures(header.without_data(), kept, frozenset(series - {""}), frozenset(images - {""}))
@@ -121,8 +124,12 @@ def label_values(structures: Iterable[Structures]) -> dict[str, int]:
     return {name: value for value, name in enumerate(names, start=1)}
 
 
-def _clean(name: str) -> str:
-    return re.sub(r"\W+", "_", name).strip("_")
+def _clean(name: str, private: frozenset[str]) -> str:
+    """A structure's name of letters, digits and `_`, without dates, long numbers and words that tell who the patient is."""
+    name = NUMBERS.sub(" ", name)
+    for word in sorted(private, key=len, reverse=True):
+        name = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", " ", name, flags=re.IGNORECASE)
+    return re.sub(r"[\W_]+", "_", name).strip("_")
 
 
 def _closed(roi: Any) -> list[Any]:

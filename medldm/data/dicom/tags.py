@@ -8,6 +8,11 @@ from typing import Any
 
 from medldm.cohort import Covariate
 
+#: Attributes that name persons.
+PERSONS = (
+    "PatientName", "PatientID", "PatientBirthName", "PatientMotherBirthName", "OtherPatientNames", "OtherPatientIDs", "AccessionNumber",
+    "ReferringPhysicianName", "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName", "ContentCreatorName",
+)  # fmt: skip
 DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 
 
@@ -64,6 +69,12 @@ def who(dataset: Any) -> dict[str, Covariate]:
     """Age in years (PatientAge, else the time from birth to the study) and sex ("M", "F", "O"); None where unknown."""
     sex = text(dataset, "PatientSex").upper()
     return {"age": _age(dataset), "sex": sex if sex in ("M", "F", "O") else None}
+
+
+def identifying(dataset: Any) -> frozenset[str]:
+    """Values, and their words, of three characters and more, in small letters, that tell who the patient is or who examined them."""
+    found = [str(dataset.get(keyword) or "").casefold() for keyword in PERSONS]
+    return frozenset(word for value in found for word in (value, *re.split(r"[\W_]+", value)) if len(word) >= 3)
 
 
 def _age(dataset: Any) -> float | None:

@@ -2,6 +2,7 @@
 
     sub-01/ses-1/anat/sub-01_ses-1[_acq-x][_run-1]_T1w.nii.gz                    an image; the suffix is its contrast
     derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_mask.nii.gz        a label map: dseg, seg or mask
+    derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_T1w_dseg.nii.gz                 one that names its image, as raters do
     participants.tsv, sub-01/sub-01_sessions.tsv                                 covariates of patients and of their sessions
 
 A case is a session, or a run where there are several. Entities that change what an image shows (`ce-`, `echo-`, `inv-`, `part-` ...)
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from medldm.cohort import Covariate, covariate
 from medldm.data.layouts.bids_labels import belongs, choose_maps, structure_names
-from medldm.data.layouts.bids_names import LABEL_SUFFIXES, SHOWN, Name, files
+from medldm.data.layouts.bids_names import LABEL_SUFFIXES, SHOWN, Name, files, strange_maps
 from medldm.data.layouts.names import channels, choose
 from medldm.data.sources import Source, SourceCase
 from medldm.data.tables import covariate_names, read_lines
@@ -67,7 +68,9 @@ def find_bids(source: Path, labels: dict[int, str], contrasts: Sequence[str] | N
     cases = [_case(group, wanted, maps.get(group.case), visits) for group in sorted(groups, key=lambda group: group.case)]
     names = labels or structure_names(list(maps.values()), source)
     note = f"images: {', '.join(wanted)}; label maps: {', '.join(sorted({name.kind for name in maps.values()})) or 'none'}."
-    return Source(source, "bids", tuple(cases), names, wanted, notes=(note,))
+    unused = sum(name.is_label for name in (*found, *derived)) - len({name.path for name in maps.values()}) + strange_maps(source)
+    more = (f"{unused} files that are called as label maps are not used.",) if unused else ()
+    return Source(source, "bids", tuple(cases), names, wanted, notes=(note, *more))
 
 
 def _contrasts(images: Sequence[Name], contrasts: Sequence[str] | None, source: Path) -> tuple[str, ...]:

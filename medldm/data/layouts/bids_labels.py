@@ -48,6 +48,8 @@ def belongs(label: Name, image: Name) -> bool:
     other = {key: value for key, value in label.entities.items() if key not in MAPPED}
     if other.get("space") in ("orig", "individual", "scanner", image.suffix) and "space" not in image.entities:
         del other["space"]
+    if label.of and label.of.lower() != image.suffix.lower():
+        return False
     return label.session == image.session and all(image.entities.get(key) == value for key, value in other.items())
 
 

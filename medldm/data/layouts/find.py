@@ -1,15 +1,17 @@
 """Which layout a source has, and its cases with their patients, splits and covariates."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medldm.cohort import Covariate
-from medldm.data.covariates import Row, read_covariates, refuse_shared_patients
+from medldm.data.covariates import SEPARATORS, Row, read_covariates, refuse_shared_patients
 from medldm.data.layouts.bids import find_bids, is_bids
 from medldm.data.layouts.challenges import find_challenge
 from medldm.data.layouts.labels import label_names
 from medldm.data.layouts.names import KNOWN, NO_FILES, tree
+from medldm.data.layouts.nested import VISIT
 from medldm.data.layouts.plain import find_plain
 from medldm.data.layouts.table import find_table
 from medldm.data.sources import Source, SourceCase
@@ -56,6 +58,8 @@ def _in_folder(source: Path, labels: dict[str, int] | None, contrasts: list[str]
     about = read_json(source / "dataset.json") if (source / "dataset.json").is_file() else {}
     if (source / "imagesTr").is_dir():
         return find_challenge(source, about, labels, contrasts)
+    if sets := sorted(path.parent.name for path in source.glob("*/imagesTr")):
+        raise UserError(f"{source} holds {len(sets)} data sets of MSD or nnU-Net.", f"Give one as --source, such as {source / sets[0]}.")
     names = label_names(source, about.get("labels") if labels is None else labels)
     if is_bids(source):
         return find_bids(source, names, contrasts)
@@ -105,6 +109,9 @@ def _with_table(found: Source, given: Path | None, own: Path | None = None) -> S
     wins = given is not None or found.kind != "bids"
     cases = tuple(_joined(case, rows.get(case.case, Row()), columns, wins) for case in found.cases)
     where = path or found.root
+    if alone := _look_like_visits(cases):
+        note = f"{alone}; each case counts as a patient of its own. Say who is who in a table with the columns case and patient."
+        found = replace(found, notes=(*found.notes, note))
     for name in columns:
         refuse_mixed(where, name, {f"case {case.case!r}": case.covariates[name] for case in cases})
     refuse_shared_patients(where, {case.case: (case.patient, case.split) for case in cases})
@@ -116,6 +123,18 @@ def _names(found: Source) -> dict[str, Sequence[str]]:
     identities = {row["case"]: (row["patient_id"],) for row in found.key if row["patient_id"]}
     bids = found.kind == "bids"
     return {c.case: (c.patient, *((c.patient.removeprefix("sub-"),) if bids else identities.get(c.case, ()))) for c in found.cases}
+
+
+def _look_like_visits(cases: Sequence[SourceCase]) -> str:
+    """A few words on cases that are patients of their own and share the beginning of a name that goes on as a visit; else ""."""
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        if case.patient == case.case and (match := re.fullmatch(rf"(.+?){SEPARATORS}+({VISIT.pattern})", case.case.lower())):
+            groups.setdefault(match[1], []).append(case.case)
+    several = [names for names in groups.values() if len(names) > 1]
+    if not several:
+        return ""
+    return f"{sum(map(len, several))} cases are called as visits of {len(several)} patients are ({several[0][0]}, {several[0][1]} ...)"
 
 
 def _joined(case: SourceCase, row: Row, columns: Sequence[str], row_wins: bool) -> SourceCase:

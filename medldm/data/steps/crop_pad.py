@@ -11,6 +11,8 @@ from medldm.errors import UserError
 from medldm.types import Shape3
 from medldm.volume import Volume
 
+LARGEST = 2048  # voxels along an axis
+
 
 @dataclass(frozen=True)
 class CropToForeground(Step):
@@ -73,8 +75,8 @@ class PadToMultiple(Step):
     multiple: int
 
     def __post_init__(self):
-        if self.multiple < 1:
-            raise UserError(f"multiple {self.multiple} is not a whole number of at least 1.")
+        if not 1 <= self.multiple <= LARGEST:
+            raise UserError(f"multiple {self.multiple} is not a whole number from 1 to {LARGEST}.")
 
     def plan(self, image: Volume, label: Volume | None = None) -> Regridded:
         """The larger grid, or the same."""
@@ -92,8 +94,8 @@ class FitShape(Step):
     shape: Shape3
 
     def __post_init__(self):
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise UserError(f"shape {self.shape} is not three whole numbers of at least 1.")
+        if len(self.shape) != 3 or min(self.shape) < 1 or max(self.shape) > LARGEST:
+            raise UserError(f"shape {self.shape} is not three whole numbers from 1 to {LARGEST}.")
 
     def plan(self, image: Volume, label: Volume | None = None) -> Regridded:
         """The grid of this shape about the centre of the image."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from medldm.data.plausible import SPACING_MM
 from medldm.data.steps.base import Change, Step
 from medldm.errors import UserError
 from medldm.volume import Volume
@@ -28,8 +29,8 @@ class HarmoniseResolution(Step):
     fwhm: tuple[float, float, float]
 
     def __post_init__(self):
-        if len(self.fwhm) != 3 or not all(np.isfinite(f) and f > 0 for f in self.fwhm):
-            raise UserError(f"fwhm {self.fwhm} is not three lengths in mm.")
+        if len(self.fwhm) != 3 or not all(0 < f <= SPACING_MM[1] for f in self.fwhm):
+            raise UserError(f"fwhm {self.fwhm} is not three lengths of at most {SPACING_MM[1]:g} mm.")
 
     def plan(self, image: Volume, label: Volume | None = None) -> "Blurred":
         """The Gaussian of this case.

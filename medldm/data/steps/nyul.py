@@ -23,7 +23,7 @@ class Nyul(Step):
     lies outside percentiles 1 and 99 is clipped.
 
     Args:
-        landmarks: 11 rising numbers from -1 to 1 per channel, as `fit` finds them.
+        landmarks: 11 rising numbers from -1 to 1 per channel, as `fit` finds them; give those of another cohort to share its scale.
         above: count only voxels above this intensity, or above the "mean" of the channel; by default all.
     """
 
@@ -32,15 +32,17 @@ class Nyul(Step):
 
     def __post_init__(self):
         for channel in self.landmarks:
-            if len(channel) != len(PERCENTILES) or (np.diff(channel) < 0).any() or channel[0] < -1 or channel[-1] > 1:
+            if len(channel) != len(PERCENTILES) or not (np.diff(channel) >= 0).all() or not -1 <= channel[0] <= channel[-1] <= 1:
                 raise UserError(f"The landmarks {channel} are not {len(PERCENTILES)} rising numbers from -1 to 1.", "Leave them out, to learn them.")
 
     def fit(self, images: Iterable[Volume]) -> "Nyul":
-        """The landmarks of a cohort; given ones are replaced.
+        """The landmarks of a cohort, where none are given.
 
         Raises:
             UserError: there is no image, an image is almost constant, or images differ in their number of channels.
         """
+        if self.landmarks:
+            return self
         total, count = np.zeros(0), 0
         for image in images:
             knots = np.array([self._percentiles(channel) for channel in image.data.numpy()])

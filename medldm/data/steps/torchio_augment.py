@@ -41,8 +41,8 @@ class Augment:
 
     def __post_init__(self):
         strengths = (self.degrees, self.scale, self.shift_mm, self.bias, self.gamma, self.noise, self.blur_mm)
-        if not all(np.isfinite(s) and s >= 0 for s in strengths) or self.degrees > 180 or self.scale >= 1:
-            raise UserError("The strengths of Augment are not at least 0, degrees at most 180 and scale below 1.")
+        if not all(np.isfinite(s) and s >= 0 for s in strengths) or self.degrees > 180 or self.scale > 0.5 or self.shift_mm > 100:
+            raise UserError("The strengths of Augment are not at least 0, degrees at most 180, scale at most 0.5 and shift_mm at most 100.")
         if not set(self.flip) <= {0, 1, 2}:
             raise UserError(f"flip {self.flip} names other axes than 0, 1 and 2.")
         if not 0 < self.probability <= 1:
