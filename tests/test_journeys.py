@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from medldm.commands.generate import generate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.files import read_json, sha256, write_json
+from medldm.models.latents import weights_digest
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
+from medldm.run import load_model, save_model
 from medldm.training.options import Training
 from medldm.volume import read_volume
 
@@ -116,12 +120,43 @@ def test_the_same_seed_gives_the_same_metrics_to_the_last_digit(chain, phantom_c
 
 
 def test_latents_are_white_over_the_training_cases(chain):
-    from medldm.run import load_model
     from medldm.training.latents import load_latents
 
     latents, model = Cohort.load(chain / "latents"), load_model(chain / "latents")
-    flat = torch.cat([model.whiten(z[None])[0].flatten(1) for case in latents.split("train") for z in load_latents(latents.path(case.image))], 1)
+    flat = torch.cat([model.whiten(z[None])[0].flatten(1) for case in latents.split("train") for z, _ in load_latents(latents.path(case.image))], 1)
     assert flat.mean(1).abs().max() < 1e-3 and (flat.std(1) - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("draw", ["fixed", "fresh"])
+def test_draws_are_whitened_as_draws(chain, tmp_path, draw):
+    from medldm.training.latents import Latents
+
+    cohort = Cohort.load(chain / "latents")
+    train_diffusion(chain / "latents", tmp_path / "run", net=NET, draw=draw, training=BRIEF)
+    model = load_model(tmp_path / "run").autoencoder
+    cached = load_model(chain / "latents")
+    noise = torch.tensor(cohort.facts["noise_variance"])
+    assert torch.allclose(model.latent_std**2, cached.latent_std**2 + noise) and torch.equal(model.latent_mean, cached.latent_mean)
+    drawn = Latents(cohort, torch.zeros(len(cohort), 0), model.whiten, tuple(cohort.facts["grid"]), 2, 0, draw)
+    first, again, later = drawn[0, 0][0], drawn[0, 0][0], [drawn[step, slot][0] for step in range(1, 40) for slot in range(2)]
+    assert torch.equal(first, again)
+    assert any(torch.equal(first, other) for other in later) == (draw == "fixed")  # the same case and window comes again
+
+
+def test_latents_of_another_autoencoder_are_refused(chain, tmp_path, capsys):
+    other = tmp_path / "latents"
+    shutil.copytree(chain / "latents", other)
+    model = load_model(other)
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    for name in ("model.safetensors", "model.yaml"):
+        (other / name).unlink()
+    save_model(other, model)
+    record = read_json(other / "provenance.json")  # that of the other model, as whoever mixes two folders brings it
+    record["outputs"] |= {name: sha256(other / name) for name in ("model.safetensors", "model.yaml")}
+    write_json(other / "provenance.json", record)
+    message = refused(capsys, "train-diffusion", "--latents", other, "--out", tmp_path / "run")
+    assert message.count("autoencoder") >= 2 and weights_digest(model)[:12] in message
 
 
 def test_fixed_conditions_are_asked_for_in_every_case(chain, tmp_path):

@@ -1,21 +1,24 @@
 """Encode a cohort once, for the training of a diffusion model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.within import hold_to
+from medldm.diffusion.denoiser import loss_floor
+from medldm.diffusion.process import Flow
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, sha256
 from medldm.models.autoencoder import Autoencoder
-from medldm.models.latents import Window, encode, foreground, grid_for, statistics, window
+from medldm.models.latents import Statistics, Window, encode, foreground, grid_for, statistics, weights_digest, window
 from medldm.randomness import keyed
 from medldm.run import Run, load_model, save_model
-from medldm.tracking import tracked
+from medldm.tracking import Tracker, tracked
 from medldm.training.latents import load_latents
 from medldm.types import Shape3
 from medldm.volume import read_volume
@@ -62,18 +65,15 @@ def cache_latents(
             _encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed)
             for case in track(list(usable), "encoding")
         ]
-        raw = [z for case in cases if case.split == "train" for z in load_latents(run.root / case.image)]
-        mean, std = statistics(raw)
-        model.latent_mean.copy_(mean)
-        model.latent_std.copy_(std)
+        found = statistics(pair for case in cases if case.split == "train" for pair in load_latents(run.root / case.image))
+        model.latent_mean.copy_(found.mean)
+        model.latent_std.copy_(found.std(drawn=False))
         save_model(run.root, model)
         facts = {"grid": list(grid), "factor": model.factor, "voxel_spacing": _spacing(train)}
+        facts |= {"noise_variance": found.noise.tolist(), "weights": weights_digest(model)}
         latents = Cohort(run.root, tuple(cases), "latent", source.labels, source.covariates, reads, facts=facts)
         latents.save()
-        noise = _noise_share(latents, std)
-        tracker.metrics({f"posterior_noise_share/{channel}": share for channel, share in enumerate(noise)})
-        cells = "x".join(map(str, grid))
-        print(f"grid {cells} cells of {model.factor} voxels; posterior noise is at most {100 * max(noise):.2f} % of a channel's variance")
+        _tell(found, grid, model.factor, tracker)
         run.finish(reads, ["model.safetensors", "model.yaml", "cohort.csv", "cohort.json"])
     return latents
 
@@ -126,8 +126,14 @@ def _spacing(train: Cohort) -> list[float]:
     return [float(torch.tensor([case.spacing[axis] for case in train]).median()) for axis in range(3)]
 
 
-def _noise_share(latents: Cohort, std: torch.Tensor) -> list[float]:
-    """Mean posterior variance over total variance, per channel."""
-    variances = [load_file(latents.path(case.image))["std_0"].double().pow(2).mean((1, 2, 3)) for case in latents.split("train")]
-    noise = torch.stack(variances).mean(0)
-    return (noise / (noise + std**2)).tolist()
+def _tell(found: Statistics, grid: Shape3, factor: int, tracker: Tracker) -> None:
+    """Print what the latents are like, and what draws would cost."""
+    shares = found.noise_share.tolist()
+    floor = loss_floor(found.noise_share, Flow())
+    tracker.metrics({**{f"posterior_noise_share/{channel}": share for channel, share in enumerate(shares)}, "loss_floor": floor})
+    print(f"grid {'x'.join(map(str, grid))} cells of {factor} voxels; posterior noise, of each channel's variance: {_percent(shares)}")
+    print(f"trained on draws, a flow could not get its loss below {floor:.3g}; on posterior means there is no such floor")
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return " ".join(f"{100 * share:.2g} %" for share in shares)

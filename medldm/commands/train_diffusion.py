@@ -13,16 +13,18 @@ from medldm.commands.progress import TrainingProgress, draw_history
 from medldm.diffusion.conditions.base import Condition, Value
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
-from medldm.diffusion.denoiser import Denoiser
+from medldm.diffusion.denoiser import Denoiser, loss_floor
 from medldm.diffusion.model import EXTENT, LatentDiffusion
 from medldm.diffusion.population import Population
 from medldm.diffusion.process import Flow, Process
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.latents import weights_digest
 from medldm.models.nets import DenoisingNet, UNet
 from medldm.randomness import keyed, seeded
 from medldm.run import Run, load_model, save_model
 from medldm.tracking import tracked
+from medldm.training.latents import Draw
 from medldm.training.options import Training
 
 
@@ -33,6 +35,7 @@ def train_diffusion(
     process: Process = Flow(),
     predicts: str = "flow",
     conditions: list[str] | None = None,
+    draw: Draw = "mean",
     training: Training = Training(steps=3000, other_learning_rate=2e-3, warm_up=50, final=0.03),
     seed: int = 0,
 ) -> Path:
@@ -48,6 +51,7 @@ def train_diffusion(
         process: the path from data to noise.
         predicts: what the network predicts, "data", "noise", "velocity" or "flow".
         conditions: covariates to condition on; by default all that vary in the training cases.
+        draw: train on posterior means, on one fixed draw of each latent, or on a fresh draw whenever it comes.
         training: length, batch, learning rates, precision.
         seed: decides initial weights, order, times and noise.
 
@@ -57,18 +61,18 @@ def train_diffusion(
     source = Cohort.load(latents)
     if source.unit != "latent":
         raise UserError(f"{latents} holds images, not latents.", "Encode it with: medldm cache-latents --cohort DIR --autoencoder RUN --out DIR")
-    autoencoder = load_model(latents)
+    autoencoder = _autoencoder(source, draw)
     with seeded(seed, "weights"):
         denoiser = _denoiser(source, net(autoencoder.latent_channels), process, predicts, conditions)
     reads = {"latents": source.fingerprint(), **source.parents}
-    arguments = dict(latents=latents, net=net, process=process, predicts=predicts, conditions=conditions, training=training, seed=seed)
+    arguments = dict(latents=latents, net=net, process=process, predicts=predicts, conditions=conditions, draw=draw, training=training, seed=seed)
     run = Run.claim(out, "train-diffusion", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
     with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
         watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
-        _fit(source, denoiser, autoencoder, training, seed, run, watchers, progress.say)
+        _fit(source, denoiser, autoencoder, draw, training, seed, run, watchers, progress.say)
         population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
         grid, spacing = tuple(source.facts["grid"]), tuple(source.facts["voxel_spacing"])
         units = {name: source.covariates[name] for name in denoiser.conditions}
@@ -76,6 +80,26 @@ def train_diffusion(
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
     return out
+
+
+def _autoencoder(source: Cohort, draw: Draw) -> Autoencoder:
+    """The autoencoder of a folder of latents, whitening what training will see.
+
+    Raises:
+        UserError: the folder holds another autoencoder than the one that made the latents, or lacks what draws need.
+    """
+    model = load_model(source.root)
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"{source.root} holds a {type(model).__name__}, not an autoencoder.", "Cache the latents again.")
+    made, here = source.facts.get("weights"), weights_digest(model)
+    if made is not None and made != here:
+        reason = f"{source.root} holds latents of the autoencoder {made[:12]} beside the autoencoder {here[:12]}."
+        raise UserError(reason, "Cache the latents again with the autoencoder that you want.")
+    if draw != "mean":
+        if "noise_variance" not in source.facts:
+            raise UserError(f"{source.root} does not say how noisy its latents are.", "Cache them again, or train with --draw mean.")
+        model.latent_std.copy_((model.latent_std.double() ** 2 + torch.tensor(source.facts["noise_variance"], dtype=torch.float64)).sqrt())
+    return model
 
 
 def _denoiser(source: Cohort, network: DenoisingNet, process: Process, predicts: str, conditions: list[str] | None) -> Denoiser:
@@ -98,6 +122,7 @@ def _fit(
     source: Cohort,
     denoiser: Denoiser,
     autoencoder: Autoencoder,
+    draw: Draw,
     training: Training,
     seed: int,
     run: Run,
@@ -112,11 +137,14 @@ def _fit(
 
     def dataset(cohort: Cohort) -> Latents:
         codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cohort]
-        return Latents(cohort, torch.stack(codes), autoencoder.whiten, grid, training.batch, seed)
+        return Latents(cohort, torch.stack(codes), autoencoder.whiten, grid, training.batch, seed, draw)
 
     train, val = source.split("train"), source.split("val")
     parameters = sum(p.numel() for p in denoiser.parameters())
     cells, names = "x".join(map(str, grid)), ", ".join(denoiser.conditions) or "none"
+    if draw != "mean":
+        noise = torch.tensor(source.facts["noise_variance"]) / autoencoder.latent_std**2
+        say(f"posterior noise in the latents puts a floor of {loss_floor(noise, denoiser.process, denoiser.predicts):.3g} under the loss")
     say(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {cells}, conditions: {names}")
     validation: DataLoader | None = DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None
     fit(DiffusionTraining(denoiser, training, seed, grid), dataset(train), validation, run.root, watchers, say)

@@ -1,5 +1,6 @@
 """The denoiser: whatever its network predicts inside, outside it maps a noisy latent to an estimate of the clean one."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from medldm.models.nets import DenoisingNet
 from medldm.types import Denoise
 
 PREDICTIONS = ("data", "noise", "velocity", "flow")
+TIME_MEAN, TIME_STD = 0.2, 1.0
+NODES = 200  # of the quadrature over times
 DROP_ALL, DROP_ONE = 0.1, 0.05
 
 
@@ -41,8 +44,8 @@ class Denoiser(nn.Module):
         process: Process,
         conditions: dict[str, Condition],
         predicts: str = "flow",
-        time_mean: float = 0.2,
-        time_std: float = 1.0,
+        time_mean: float = TIME_MEAN,
+        time_std: float = TIME_STD,
     ):
         super().__init__()
         if predicts not in PREDICTIONS:
@@ -148,3 +151,29 @@ class Denoiser(nn.Module):
     def _network(self, x: Tensor, t: Tensor, context: Context) -> Tensor:
         valid = torch.ones_like(x[:, :1]) if context.valid is None else context.valid.to(x)
         return self.net(torch.cat([x * valid, valid], dim=1), t, context.vector)
+
+
+def loss_floor(noise: Tensor, process: Process, predicts: str = "flow", time_mean: float = TIME_MEAN, time_std: float = TIME_STD) -> float:
+    """The loss of a denoiser that knows everything of its training latents but the posterior noise in them.
+
+    A latent m + sqrt(v) e' with known m is estimated from x_t with the error v n^2 / (s^2 v + n^2). In what the network predicts this
+    weighs 1 (data), s^2 / n^2 (noise), 1 / (k n)^2 (velocity) or (s n' - n s')^2 / n^2 (flow); the floor is its mean over times and
+    channels. No training on draws gets below it; the loss is then that of noise, however good the model is.
+
+    Args:
+        noise: variance v of the noise per channel [c] of whitened latents.
+        process, predicts, time_mean, time_std: as in `Denoiser`.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    t = torch.sigmoid(time_mean + time_std * torch.from_numpy(nodes))
+    signal, level = process.signal(t), process.noise(t)
+    signal_rate, level_rate = process.rates(t)
+    weight = {
+        "data": torch.ones_like(t),
+        "noise": signal**2 / level**2,
+        "velocity": (signal**2 + level**2) / level**2,
+        "flow": (signal * level_rate - level * signal_rate) ** 2 / level**2,
+    }[predicts]
+    v = noise.double()[:, None]
+    error = weight * v * level**2 / (signal**2 * v + level**2)
+    return float((error * torch.from_numpy(weights / weights.sum())).sum(1).mean())

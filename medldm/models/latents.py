@@ -4,6 +4,10 @@ A window is a whole number of cells; nothing is padded, so no border is invented
 that what the conditions say of them stays true.
 """
 
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -77,7 +81,47 @@ def encode(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, window
     return latents
 
 
-def statistics(latents: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel [c] over latents [c i j k] of any size, in float64."""
-    flat = torch.cat([z.double().flatten(1) for z in latents], dim=1)
-    return flat.mean(1), flat.std(1)
+@dataclass(frozen=True)
+class Statistics:
+    """What the latents of a cohort are like, per channel [c], float64.
+
+    Args:
+        mean: of the posterior means over all cells.
+        variance: of the posterior means over all cells.
+        noise: mean variance of the posteriors, which a draw adds.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    noise: Tensor
+
+    @property
+    def noise_share(self) -> Tensor:
+        """Share of the variance of drawn latents that is posterior noise, and that no denoiser can know."""
+        return self.noise / (self.variance + self.noise)
+
+    def std(self, drawn: bool) -> Tensor:
+        """Standard deviation of posterior means, or of draws."""
+        return (self.variance + self.noise * drawn).sqrt()
+
+
+def statistics(latents: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
+    """Statistics over posterior means and standard deviations [c i j k] of any size, one after the other (Chan et al. 1979)."""
+    count, mean, square, noise = 0, torch.zeros(1), torch.zeros(1), torch.zeros(1)
+    for z, std in latents:
+        flat = z.double().flatten(1)
+        total, own = count + flat.shape[1], flat.mean(1)
+        shift = own - mean
+        square = square + ((flat - own[:, None]) ** 2).sum(1) + shift**2 * count * flat.shape[1] / total
+        mean, noise, count = mean + shift * flat.shape[1] / total, noise + std.double().pow(2).flatten(1).sum(1), total
+    return Statistics(mean, square / max(1, count - 1), noise / max(1, count))
+
+
+def weights_digest(autoencoder: Autoencoder) -> str:
+    """SHA-256 of an autoencoder's weights without the statistics of its latents: whose latents these are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        if name not in ("latent_mean", "latent_std"):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,6 +1,8 @@
 """Cached latents as training data of a diffusion model."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -13,15 +15,18 @@ from medldm.randomness import keyed
 from medldm.training.data import case_of
 from medldm.types import Shape3
 
+#: What a latent is in training: the mean of its posterior, one draw for the whole training, or a new draw whenever it comes.
+Draw = Literal["mean", "fixed", "fresh"]
 
-def load_latents(path: Path) -> list[Tensor]:
-    """Posterior means [c i j k] of every window of a case."""
+
+def load_latents(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Posterior mean and standard deviation [c i j k] of every window of a case."""
     stored = load_file(path)
-    return [stored[f"mean_{number}"] for number in range(len(stored) // 2)]
+    return [(stored[f"mean_{number}"], stored[f"std_{number}"]) for number in range(len(stored) // 2)]
 
 
 class Latents(Dataset):
-    """Whitened posterior means in the middle of the grid, with conditions and field of view; kept in memory.
+    """Whitened latents in the middle of the grid, with conditions and field of view; kept in memory.
 
     Args:
         cohort: of latents.
@@ -29,22 +34,26 @@ class Latents(Dataset):
         whiten: raw latents [1 c i j k] to whitened ones.
         grid: cells i, j, k.
         batch: slots per step.
-        seed: decides order and windows.
+        seed: decides order, windows and draws.
+        draw: posterior means, or draws.
     """
 
-    def __init__(self, cohort: Cohort, codes: Tensor, whiten, grid: Shape3, batch: int, seed: int):
-        self.codes, self.grid, self.batch, self.seed = codes, grid, batch, seed
-        self.latents = [[whiten(z[None])[0] for z in load_latents(cohort.path(case.image))] for case in cohort]
+    def __init__(self, cohort: Cohort, codes: Tensor, whiten: Callable[[Tensor], Tensor], grid: Shape3, batch: int, seed: int, draw: Draw = "mean"):
+        self.codes, self.whiten, self.grid, self.batch, self.seed, self.draw = codes, whiten, grid, batch, seed, draw
+        self.latents = [load_latents(cohort.path(case.image)) for case in cohort]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Latent [c i j k], conditions [N], field of view [1 i j k] of one slot of one step."""
         case = case_of(*key, self.batch, len(self.latents), self.seed)
-        windows = self.latents[case]
-        chosen = windows[int(torch.randint(len(windows), (), generator=keyed(self.seed, "window", *key)))]
-        latent, valid = place(chosen, self.grid)
+        window = int(torch.randint(len(self.latents[case]), (), generator=keyed(self.seed, "window", *key)))
+        mean, std = self.latents[case][window]
+        if self.draw != "mean":
+            of = (case, window) if self.draw == "fixed" else key
+            mean = mean + std * torch.randn(mean.shape, generator=keyed(self.seed, "draw", *of))
+        latent, valid = place(self.whiten(mean[None])[0], self.grid)
         return latent, self.codes[case], valid
 
     def whole(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The largest window of every case, for validation."""
-        placed = [place(windows[0], self.grid) for windows in self.latents]
+        """The posterior mean of the largest window of every case, for validation."""
+        placed = [place(self.whiten(windows[0][0][None])[0], self.grid) for windows in self.latents]
         return [(latent, code, valid) for (latent, valid), code in zip(placed, self.codes, strict=True)]

@@ -5,7 +5,7 @@ import torch
 
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
-from medldm.diffusion.denoiser import PREDICTIONS, Denoiser
+from medldm.diffusion.denoiser import PREDICTIONS, Denoiser, loss_floor
 from medldm.diffusion.process import Cosine, Flow, column
 from medldm.errors import UserError
 from medldm.models.nets import DenoisingNet, UNet
@@ -134,3 +134,25 @@ def test_the_loss_is_decided_by_its_generator(pair):
     codes = torch.zeros(3, 2)
     losses = [denoiser.loss(x_0, codes, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("process", [Flow(), Cosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_the_loss_floor_is_the_loss_of_one_who_knows_all_but_the_noise(predicts, process):
+    """Latents m + noise with known m: the best estimate of all is measured and compared with the formula."""
+    variance, generator = torch.tensor([0.05, 0.4]), torch.Generator().manual_seed(1)
+    mean = torch.randn(1, 2, 4, 4, 4, generator=generator)
+    known = column(variance, mean.movedim(1, 0)).movedim(0, 1)
+
+    def answer(x, t, vector):
+        s, n = column(process.signal(t), x), column(process.noise(t), x)
+        x_t = x[:, :2] * (s**2 + n**2).sqrt()
+        x_0 = mean + s * known / (s**2 * known + n**2) * (x_t - s * mean)
+        e = (x_t - s * x_0) / n
+        return {"data": x_0, "noise": e}.get(predicts, (s**2 + n**2).rsqrt() * (s * e - n * x_0)).float()
+
+    denoiser = Denoiser(Oracle(answer), process, {}, predicts)
+    x_0 = mean + known.sqrt() * torch.randn(40_000, 2, 4, 4, 4, generator=generator)
+    measured = denoiser.loss(x_0, torch.zeros(len(x_0), 0), generator).mean()
+    assert float(measured) == pytest.approx(loss_floor(variance, process, predicts), rel=0.02)
+    assert loss_floor(torch.zeros(2), process, predicts) == 0
