@@ -17,7 +17,7 @@ from medldm.errors import OutOfSpace, UserError
 from medldm.machine import parse_bytes
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.monai_autoencoder import MonaiAutoencoder
-from medldm.models.tiling.fields import CHUNKS, Memory, Moments, Stored
+from medldm.models.tiling.fields import Memory, Moments, Stored
 from medldm.models.tiling.layers import Convolution, Upsampled
 from medldm.models.tiling.plan import SPARE_BYTES, SPARE_SHARE, Budget, Plan, estimate
 from medldm.models.tiling.streamer import Streamer
@@ -151,9 +151,9 @@ def test_chunks_are_given_up_and_too_early_is_noticed():
     with torch.no_grad():
         for start in range(0, 40, 4):
             stored.put(start, start + 4, torch.full((1, 1, 4, 2, 2), float(start)))
-    assert memory.held == 160 and len(stored.chunks) == -(-40 // -(-40 // CHUNKS))
+    assert memory.held == 160 and len(stored.chunks) == 40 // stored.length
     stored.drop(20)
-    assert memory.held == 160 - 4 * 18
+    assert memory.held == 160 - 4 * (20 - 20 % stored.length)
     assert stored.read(20, 24).unique().tolist() == [20.0]
     with pytest.raises(RuntimeError, match="too early"):
         stored.read(0, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Shape5 = tuple[int, int, int, int, int]
 
-CHUNKS = 16
+CHUNKS = 32
 
 
 class Field(ABC):

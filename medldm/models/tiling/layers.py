@@ -1,6 +1,6 @@
 """Layers of a convolutional network as fields."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 import torch
@@ -171,28 +171,34 @@ class Upsampled(Field):
         low, high = first - 1, last + 1
         rows = source.read(max(low, 0), min(high, source.shape[2]))
         rows = F.pad(rows, (1, 1, 1, 1, max(-low, 0), max(high - source.shape[2], 0)))
+        whole = interleaved(self._kinds(rows))
+        return whole[:, :, start - 2 * first : stop - 2 * first]
+
+    def _kinds(self, rows: Tensor) -> Iterator[Tensor]:
+        """The eight kinds of voxels, one after the other, of rows with a border of one voxel."""
         sizes = [n - 2 for n in rows.shape[2:]]
-        parts = []
         for kind, weight in self.weights.items():
             window = rows[(..., *(slice(p, p + n + 1) for p, n in zip(kind, sizes, strict=True)))]
-            parts.append(F.conv3d(window, weight, self.bias))
-        whole = shuffle(torch.stack(parts, dim=2).flatten(1, 2)) if torch.is_grad_enabled() else interleaved(parts)
-        return whole[:, :, start - 2 * first : stop - 2 * first]
+            yield F.conv3d(window, weight, self.bias)
 
     def workspace(self, rows: int) -> int:
         """See `Field.workspace`."""
         (source,) = self.sources
         wanted = rows // 2 + 3
-        return max(source.workspace(wanted), 3 * source.numbers(wanted) + 2 * self.numbers(rows + 2))
+        return max(source.workspace(wanted), 3 * source.numbers(wanted) + self.numbers(rows + 2) * 5 // 4)
 
 
-def interleaved(parts: list[Tensor]) -> Tensor:
+def interleaved(kinds: Iterable[Tensor]) -> Tensor:
     """Eight [B C i j k] of even and odd places, in the order 000, 001, ..., 111, as one [B C 2i 2j 2k]."""
-    b, c, i, j, k = parts[0].shape
-    whole = parts[0].new_empty(b, c, i, 2, j, 2, k, 2)
-    for (p, q, r), part in zip(product((0, 1), repeat=3), parts, strict=True):
-        whole[:, :, :, p, :, q, :, r] = part
-    return whole.reshape(b, c, 2 * i, 2 * j, 2 * k)
+    if torch.is_grad_enabled():  # writing in place would keep a copy of the whole for each kind
+        return shuffle(torch.stack(list(kinds), dim=2).flatten(1, 2))
+    whole: Tensor | None = None
+    for (p, q, r), part in zip(product((0, 1), repeat=3), kinds, strict=True):
+        if whole is None:
+            whole = part.new_empty(*part.shape[:2], *(2 * n for n in part.shape[2:]))
+        whole[:, :, p::2, q::2, r::2] = part
+    assert whole is not None
+    return whole
 
 
 def _merged(weight: Tensor, kind: tuple[int, ...]) -> Tensor:

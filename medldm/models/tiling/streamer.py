@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from medldm.models.tiling.fields import Field, Memory, Moments, Stored
 
 INFLATES = 4  # a field this many times larger than what it is computed from is rather computed again than stored
-MARGIN = 8  # rows below the last one written that may still be read, at any resolution
+MARGIN = 4  # rows below the last one written that may still be read, at any resolution
 
 
 @dataclass
