@@ -72,14 +72,27 @@ def train_autoencoder(
     from medldm.training.fit import fit
 
     with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
-        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
         module = AutoencoderTraining(network, loss, training, seed, size)
+        watchers = [progress, lambda step, values: tracker.metrics(values, step=step), _warner(module.concerns, progress.say)]
         validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
         fit(module, Crops(train, size, training.batch, seed, augment), validation, run.root, watchers, progress.say)
         save_model(run.root, network)
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
     return out
+
+
+def _warner(concerns: Callable[[], list[str]], say: Callable[[str], None]) -> Callable[[int, dict[str, float]], None]:
+    """A watcher that says each concern once, when validation has been done."""
+    said: set[str] = set()
+
+    def watch(step: int, values: dict[str, float]) -> None:
+        for concern in concerns() if "val/psnr" in values else []:
+            if concern not in said:
+                say(f"step {step}: {concern}")
+                said.add(concern)
+
+    return watch
 
 
 def _labels(source: Cohort, cohort: Path) -> int:

@@ -1,10 +1,13 @@
 """Terms of the autoencoder's loss. All take and give float32; all but the Dice term are means over voxels."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from medldm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,29 @@ class AutoencoderLoss:
         cross_entropy: of the class logits against the label map.
         dice: of 1 - soft Dice of the foreground structures over the batch.
         kl: of the divergence from N(0, 1) per latent number.
+        squared: of the mean squared error.
+        spectral: of the L1 distance between amplitudes of the Fourier transform.
+        ssim: of 1 - SSIM in windows of 7 voxels.
+        free_bits: divergence in nats per latent number below which a channel is not pressed (Kingma et al. 2016, eq. 15).
+        kl_warm_up: steps over which the weight of the divergence grows from nothing.
     """
 
     gradient: float = 1.0
     cross_entropy: float = 0.5
     dice: float = 0.1
     kl: float = 3e-4
+    squared: float = 0.0
+    spectral: float = 0.0
+    ssim: float = 0.0
+    free_bits: float = 0.0
+    kl_warm_up: int = 0
 
-    def __call__(self, decoded: Tensor, image: Tensor, label: Tensor | None, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    def __post_init__(self):
+        wrong = [f.name for f in fields(self) if not 0 <= getattr(self, f.name) < math.inf]
+        if wrong:
+            raise UserError(f"loss.{wrong[0]} is {getattr(self, wrong[0])}; a number of at least 0 was expected.")
+
+    def __call__(self, decoded: Tensor, image: Tensor, label: Tensor | None, mean: Tensor, std: Tensor, step: int | None = None) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
         Args:
@@ -31,13 +49,17 @@ class AutoencoderLoss:
             image: [B C I J K].
             label: label map [B 1 I J K], or None in image-only mode.
             mean, std: posterior of the latents [B c i j k].
+            step: of the training, counted from 0; None is after the warm-up.
         """
         reconstruction, logits = decoded[:, : image.shape[1]], decoded[:, image.shape[1] :]
+        warm = 1.0 if step is None or not self.kl_warm_up else min(1.0, step / self.kl_warm_up)
         terms = {
             "image": (reconstruction - image).abs().mean(),
             "gradient": self.gradient * gradient_l1(reconstruction, image),
-            "kl": self.kl * kl_from_normal(mean, std).mean(),
+            "kl": self.kl * warm * pressed(kl_from_normal(mean, std), self.free_bits),
         }
+        further = {"squared": F.mse_loss, "spectral": spectral_l1, "ssim": one_minus_ssim}
+        terms |= {name: getattr(self, name) * distance(reconstruction, image) for name, distance in further.items() if getattr(self, name)}
         if label is not None:
             terms["cross_entropy"] = self.cross_entropy * F.cross_entropy(logits, label[:, 0].long())
             terms["dice"] = self.dice * (1 - soft_dice(logits, label))
@@ -48,6 +70,27 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean over I, J, K of the mean absolute difference between the forward differences of a and b [B C I J K]."""
     difference = a - b
     return torch.stack([difference.diff(dim=axis).abs().mean() for axis in (2, 3, 4)]).mean()
+
+
+def spectral_l1(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the amplitudes of the orthonormal Fourier transforms of a and b [B C I J K].
+
+    It asks for as much fine detail as there is, wherever it lies, and so speaks against blur.
+    """
+    spectra = [torch.fft.rfftn(x.float(), dim=(2, 3, 4), norm="ortho").abs() for x in (a, b)]
+    return (spectra[0] - spectra[1]).abs().mean()
+
+
+def one_minus_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """1 - SSIM of a and b [B C I J K] with values in [-1, 1], uniform windows of 7 voxels (Wang et al. 2004), by MONAI."""
+    from monai.losses import SSIMLoss
+
+    return SSIMLoss(spatial_dims=3, data_range=2.0, kernel_type="uniform", win_size=7)(a.float(), b.float())
+
+
+def pressed(divergence: Tensor, free_bits: float) -> Tensor:
+    """Mean over channels of max(free_bits, mean divergence of the channel), for [B c i j k]."""
+    return divergence.mean() if not free_bits else divergence.mean((0, 2, 3, 4)).clamp(min=free_bits).mean()
 
 
 def kl_from_normal(mean: Tensor, std: Tensor) -> Tensor:

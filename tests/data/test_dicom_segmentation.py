@@ -6,6 +6,7 @@ from dicom_phantoms import (
     AXIAL,
     COLUMNS,
     GAP,
+    MR,
     ROWS,
     RTSTRUCT,
     SEG,
@@ -20,7 +21,9 @@ from dicom_phantoms import (
 )
 from pydicom import dcmread
 
+from medldm.commands.check import check_all
 from medldm.data.dicom.archive import find_series
+from medldm.data.layouts import find_cases
 from medldm.data.sources import BadCase
 
 
@@ -225,3 +228,15 @@ def test_structures_that_name_another_patient_are_told(tmp_path):
     dataset.PatientID = "another"
     dataset.save_as(path)
     assert any("1 files of structures name another patient" in note for note in find_series(tmp_path).notes)
+
+
+def test_a_modality_without_any_label_map_needs_none(tmp_path):
+    slices = images(write_slices(tmp_path / "ct"))
+    write_seg(tmp_path / "ct/seg", slices, {"liver": random_mask(0)})
+    write_slices(tmp_path / "mr", sop_class=MR, Modality="MR", RescaleType="US")
+    source = find_cases(tmp_path)
+    assert {case.modality: bool(case.label) for case in source.cases} == {"CT": True, "MR": False}
+    assert "no_label" not in {finding.status for finding in check_all(source, 1, False, ["not_hu"])}
+    write_slices(tmp_path / "ct2", PatientID="other")
+    found = {finding.status for finding in check_all(find_cases(tmp_path), 1, False, ["not_hu"])}
+    assert "no_label" in found

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from medldm.models.losses import AutoencoderLoss, gradient_l1, kl_from_normal, soft_dice
+from medldm.errors import UserError
+from medldm.models.losses import AutoencoderLoss, gradient_l1, kl_from_normal, one_minus_ssim, pressed, soft_dice, spectral_l1
 
 
 def test_kl_is_that_of_torch():
@@ -40,3 +41,44 @@ def test_an_uninformed_prediction_costs_the_entropy():
     label = torch.zeros(1, 1, 8, 8, 8)
     terms = AutoencoderLoss()(torch.zeros(1, 4, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8), label, torch.zeros(1), torch.ones(1))
     assert terms["cross_entropy"].item() == pytest.approx(0.5 * math.log(3))
+
+
+def test_spectral_distance_is_blind_to_place_and_sees_blur():
+    x = torch.randn(1, 1, 8, 6, 10, generator=torch.Generator().manual_seed(0))
+    assert spectral_l1(x.roll((3, 2, 5), (2, 3, 4)), x) < 1e-5
+    assert spectral_l1(2 * x, x).item() == pytest.approx(torch.fft.rfftn(x, dim=(2, 3, 4), norm="ortho").abs().mean().item(), rel=1e-5)
+    smooth = torch.nn.functional.avg_pool3d(x, 3, 1, 1)
+    assert spectral_l1(smooth, x) > 0.3
+
+
+def test_ssim_is_that_of_an_independent_implementation():
+    from skimage.metrics import structural_similarity
+
+    x = torch.rand(1, 1, 20, 18, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = (0.8 * x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
+    assert one_minus_ssim(x, x).item() == pytest.approx(0, abs=1e-6)
+    full = structural_similarity(
+        x[0, 0].double().numpy(), y[0, 0].double().numpy(), data_range=2.0, win_size=7, use_sample_covariance=False, full=True
+    )
+    assert one_minus_ssim(x, y).item() == pytest.approx(1 - full[1][3:-3, 3:-3, 3:-3].mean(), abs=1e-5)
+
+
+def test_free_bits_leave_weak_channels_alone_and_press_the_others():
+    mean = torch.stack([torch.full((2, 4, 4, 4), 0.1), torch.full((2, 4, 4, 4), 2.0)], dim=1).requires_grad_()
+    std = torch.ones_like(mean)
+    free = pressed(kl_from_normal(mean, std), 0.5)
+    assert free.item() == pytest.approx((0.5 + 2.0) / 2)  # KL of means 0.1 and 2: 0.005, which counts as 0.5, and 2
+    (gradient,) = torch.autograd.grad(free, mean)
+    assert (gradient[:, 0] == 0).all() and (gradient[:, 1] > 0).all()
+    assert pressed(kl_from_normal(mean, std), 0.0).item() == pytest.approx((0.005 + 2.0) / 2)
+
+
+def test_the_divergence_warms_up_and_further_terms_come_only_when_asked_for():
+    image, mean, std = torch.rand(1, 1, 8, 8, 8), torch.ones(1, 2, 2, 2, 2), torch.ones(1, 2, 2, 2, 2)
+    loss = AutoencoderLoss(kl=1.0, kl_warm_up=10, squared=2.0, spectral=1.0, ssim=1.0)
+    kl = [loss(image + 0.1, image, None, mean, std, step)["kl"].item() for step in (0, 5, 10, 50)]
+    assert kl == pytest.approx([0, 0.25, 0.5, 0.5]) and loss(image, image, None, mean, std)["kl"].item() == pytest.approx(0.5)
+    terms = loss(image + 0.1, image, None, mean, std)
+    assert set(terms) == {"image", "gradient", "kl", "squared", "spectral", "ssim"} and terms["squared"].item() == pytest.approx(0.02, rel=1e-4)
+    with pytest.raises(UserError, match=r"loss\.kl is -1"):
+        AutoencoderLoss(kl=-1)

@@ -1,9 +1,8 @@
 """The planes of one series, as volumes: copies dropped, orientations and contrasts apart, each stack in order."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -69,21 +68,17 @@ def _without_copies(planes: Sequence[Plane]) -> list[Plane]:
     same: dict[Hashable, list[Plane]] = defaultdict(list)
     for plane in planes:
         same[plane.header.sop_uid or str(plane.header.path), plane.frame, plane.position, plane.orientation, plane.size].append(plane)
-    return [plane for group in same.values() for plane in (_distinct(group) if len(group) > 1 else group)]
+    digests = {path: sha256(path) for group in same.values() if len(group) > 1 for path in {plane.header.path for plane in group}}
+    return [plane for group in same.values() for plane in (_distinct(group, digests) if len(group) > 1 else group)]
 
 
-def _distinct(planes: Sequence[Plane]) -> list[Plane]:
+def _distinct(planes: Sequence[Plane], digests: Mapping[Path, str]) -> list[Plane]:
     """Planes of one UID without those that repeat another's file, or its pixels; UIDs can be wrong."""
     readable = [plane for plane in planes if not plane.header.status] or planes[:1]
-    files = {_file_digest(plane.header.path): plane for plane in reversed(readable)}
+    files = {digests[plane.header.path]: plane for plane in reversed(readable)}
     if len(files) == 1:
         return list(files.values())
     return list({(pixel_digest(p.header.path, p.frame, p.size), p.slope, p.intercept): p for p in files.values()}.values())
-
-
-@lru_cache(maxsize=1 << 16)
-def _file_digest(path: Path) -> str:
-    return sha256(path)
 
 
 def _is_localizer(planes: Sequence[Plane]) -> bool:

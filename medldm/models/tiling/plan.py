@@ -14,7 +14,7 @@ from medldm.models.tiling.streamer import Streamer
 THICK = (64, 32, 16, 8)  # rows
 THIN = (4, 2, 1)  # rows, of which a third and more is computed for neighbours
 WAYS = [(rows, recompute) for heights in (THICK, THIN) for recompute in (0, 1, 2) for rows in heights]  # fastest first
-SPARE_SHARE, SPARE_BYTES = 0.1, 256 << 20  # what allocators hold beyond what is asked of them
+SPARE_SHARE, SPARE_BYTES = 0.35, 256 << 20  # what allocators hold beyond what is asked of them; measured: 0 to 0.29
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""What the training of an autoencoder says of its latents."""
+
+import pytest
+import torch
+
+from medldm.commands.train_autoencoder import _warner
+from medldm.models.lean import LeanAutoencoder
+from medldm.models.losses import AutoencoderLoss
+from medldm.training.autoencoder import AutoencoderTraining
+from medldm.training.options import Training
+
+
+@pytest.fixture
+def training():
+    return AutoencoderTraining(LeanAutoencoder(1, 0, latent_channels=3, widths=(8,)), AutoencoderLoss(), Training(steps=2), 0, (8, 8, 8))
+
+
+def posterior(spreads, stds):
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(2, 3, 8, 8, 8, generator=generator) * torch.tensor(spreads).reshape(1, 3, 1, 1, 1)
+    return mean, torch.tensor(stds).reshape(1, 3, 1, 1, 1).expand_as(mean)
+
+
+def test_sound_latents_are_no_concern(training):
+    assert training.concerns() == []
+    training.latest = posterior([1.0, 2.0, 0.5], [0.01, 0.5, 0.1])
+    assert training.concerns() == []
+
+
+def test_dead_noisy_and_far_channels_are_named(training):
+    training.latest = posterior([0.01, 0.3, 500.0], [1.0, 0.6, 0.1])
+    dead, noisy, far = training.concerns()
+    assert "[0] carry almost nothing" in dead and "[1] are wider" in noisy and "[2] spread by more than 100" in far
+
+
+def test_a_concern_is_said_once_and_at_validation():
+    said = []
+    watch = _warner(lambda: ["a", "b"] if said else ["a"], said.append)
+    for step, values in ((10, {"train/loss": 1.0}), (20, {"val/psnr": 1.0}), (30, {"val/psnr": 1.0})):
+        watch(step, values)
+    assert said == ["step 20: a", "step 30: b"]
