@@ -29,12 +29,20 @@ COMMANDS = {
     "check": "look for files of a source that cannot be used, and say why",
     "prepare": "turn a source of images into a cohort",
     "train-autoencoder": "train the network that codes volumes as latents",
+    "train-features": "train a feature network on a cohort, for perceptual losses and distances without downloads",
     "cache-latents": "code a cohort once, for all trainings that follow",
     "train-diffusion": "train the denoiser of the latents",
     "generate": "make a labelled synthetic cohort",
     "restore": "put volumes of a cohort back on the grids of their sources",
     "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
+}
+#: What needs less memory, per command.
+KNOBS = {
+    "train-autoencoder": "Lower crop or training.batch, set training.checkpointing, or leave whole_from away.",
+    "train-features": "Lower crop or training.batch.",
+    "train-diffusion": "Lower training.batch, or use a smaller net.",
+    **dict.fromkeys(("cache-latents", "generate", "evaluate"), "Set --memory to what there is, or lower the batch where there is one."),
 }
 LONGEST_MESSAGE = 400
 
@@ -149,8 +157,8 @@ def _guarded(name: str, options: list[str]) -> int:
         return _stopped(_exit_code(stop))
     except Exception as error:
         if _is_exhaustion(error):
-            fix = "Free some, or lower the batch size or the crop."
-            return _refuse(name, OutOfSpace(f"Memory or disk does not suffice ({_shorten(str(error)) or type(error).__name__}).", fix))
+            what, fix = ("The disk", "Free some.") if isinstance(error, OSError) else ("Memory", KNOBS.get(name, "Free some."))
+            return _refuse(name, OutOfSpace(f"{what} does not suffice ({_shorten(str(error)) or type(error).__name__}).", fix))
         if isinstance(error, OSError) and error.filename:  # no right, a read-only disk, a name that is too long ...
             return _refuse(name, UserError(f"{error.filename}: {(error.strerror or 'not accessible').lower()}.", "Check the path and its rights."))
         traceback.print_exc()

@@ -89,7 +89,7 @@ def test_factories_and_settings_come_as_objects(command):
 def test_a_factory_is_recorded_alike_however_it_was_given(command):
     command(sample)
     given = cli.arguments_of("prepare", ["--cohort", "c"])["model"]
-    assert plain(given) == plain(LeanAutoencoder) == plain(partial(LeanAutoencoder, widths=[40, 96]))
+    assert plain(given) == plain(LeanAutoencoder) == plain(partial(LeanAutoencoder, widths=[48, 96]))
     narrow = plain(cli.arguments_of("prepare", ["--cohort", "c", "--model.widths", "[8, 16]"])["model"])
     assert narrow == plain(partial(LeanAutoencoder, widths=(8, 16))) != plain(LeanAutoencoder)
     with pytest.raises(UserError, match="not a class"):
@@ -200,6 +200,23 @@ def test_every_ending_has_its_exit_code_and_no_traceback(command, capsys, error,
     command(raising(error))
     assert cli.main(["prepare"]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "Memory does not suffice (CUDA out of memory). Lower crop or training.batch"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk does not suffice ([Errno 28] No space left on device). Free some."),
+    ],
+)
+def test_what_ran_out_is_said_with_what_helps(monkeypatch, capsys, error, said):
+    monkeypatch.setattr(cli, "load", lambda name: raising(error))
+    assert cli.main(["train-autoencoder"]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_every_command_named_for_its_memory_exists():
+    assert set(cli.KNOBS) <= set(cli.COMMANDS)
 
 
 def test_ctrl_c_that_lightning_turned_into_an_exit_is_130(command):

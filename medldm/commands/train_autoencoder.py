@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
@@ -9,15 +10,23 @@ from medldm.cohort import Cohort
 from medldm.commands.progress import TrainingProgress, draw_history
 from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
+from medldm.files import sha256
+from medldm.models.adversarial import Adversarial
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.losses import AutoencoderLoss
+from medldm.models.perceptual import Perceptual
+from medldm.models.pretrained import load_weights
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.randomness import seeded
 from medldm.run import Run, save_model
 from medldm.tracking import tracked
-from medldm.training.data import Crops, crop_size, load
+from medldm.training.data import Crops, Whole, crop_size, load
 from medldm.training.options import Training
 from medldm.volume import read_volume
+
+if TYPE_CHECKING:
+    from medldm.training.autoencoder import AutoencoderTraining
 
 
 def train_autoencoder(
@@ -25,10 +34,14 @@ def train_autoencoder(
     out: Path,
     model: Callable[[int, int], Autoencoder] = LeanAutoencoder,
     loss: AutoencoderLoss = AutoencoderLoss(),
-    training: Training = Training(steps=1800),
+    training: Training = Training(steps=1800, learning_rate=3e-3, other_learning_rate=3e-3),
     crop: tuple[int, int, int] | None = None,
     with_labels: bool = True,
     augment: Augment | None = None,
+    perceptual: Perceptual | None = None,
+    adversarial: Adversarial | None = None,
+    whole_from: float | None = None,
+    weights: Path | None = None,
     seed: int = 0,
 ) -> Path:
     """Train an autoencoder on the split "train" of a cohort; the split "val" shows progress.
@@ -44,42 +57,111 @@ def train_autoencoder(
         crop: voxels of a training crop; by default what fits every case, at most 64.
         with_labels: code image and label map together, so that generated volumes come with labels.
         augment: random changes of the crops beside small ones of brightness and contrast; none by default.
+        perceptual: a term of the loss from the features of a network in a local file; none by default.
+        adversarial: a term of the loss from discriminators that are trained along; none by default.
+        whole_from: share of the steps after which whole volumes are taken, one a step, instead of crops; never by default.
+        weights: a file of MONAI, MAISI or an earlier run to start from, or with training.steps 0 to import; random by default.
         seed: decides initial weights, order, crops and noise.
 
     Returns:
         The run folder.
     """
+    arguments = dict(locals())
     source = Cohort.load(cohort)
-    if source.unit == "latent":
-        raise UserError(f"{cohort} holds latents, not images.", "Give the cohort of images that they were made from.")
-    train, val = source.split("train"), source.split("val")
-    if not len(train):
-        raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
+    train, val = _splits(source, cohort)
     labels = _labels(source, cohort) if with_labels else 0
-    with seeded(seed, "weights"):
-        network = model(len(read_volume(train.path(train.cases[0].image)).data), labels)
+    network = _network(model, train, labels, seed)
+    _check_codes(network, loss)
+    _start(network, weights, training.steps)
     size = crop_size(train, network.factor, crop)
-    arguments = dict(cohort=cohort, model=model, loss=loss, training=training, crop=crop, with_labels=with_labels, augment=augment, seed=seed)
-    reads = {"cohort": source.fingerprint()}
+    whole = _whole(whole_from, training.steps, network.factor)
+    if adversarial:
+        adversarial.check(size, training.steps)
+    reads = _reads(source, perceptual, weights)
     run = Run.claim(out, "train-autoencoder", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    parameters = sum(p.numel() for p in network.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
+    print(f"{_told(network)}, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
 
     from medldm.training.autoencoder import AutoencoderTraining
+
+    module = AutoencoderTraining(network, loss, training, seed, size, perceptual, adversarial)
+    _fit(run, reads, module, Crops(train, size, training.batch, seed, augment, whole), val)
+    return out
+
+
+def _fit(run: Run, reads: dict[str, str], module: "AutoencoderTraining", crops: Crops, val: Cohort) -> None:
+    """Train, save the model and finish the run."""
+    from medldm.training.base import History
     from medldm.training.fit import fit
 
-    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
-        module = AutoencoderTraining(network, loss, training, seed, size)
+    steps, single_from = module.options.steps, crops.whole and crops.whole.first
+    with tracked(run, reads) as tracker, TrainingProgress(steps) as progress:
         watchers = [progress, lambda step, values: tracker.metrics(values, step=step), _warner(module.concerns, progress.say)]
         validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
-        fit(module, Crops(train, size, training.batch, seed, augment), validation, run.root, watchers, progress.say)
-        save_model(run.root, network)
+        if steps:
+            fit(module, crops, validation, run.root, watchers, progress.say, single_from)
+        else:
+            History(run.root / "history.csv", 0)
+        save_model(run.root, module.model)
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
-    return out
+
+
+def _reads(source: Cohort, perceptual: Perceptual | None, weights: Path | None) -> dict[str, str]:
+    """Role -> fingerprint or sha256 of everything that the training depends on."""
+    reads = {"cohort": source.fingerprint()}
+    if perceptual:
+        reads["perceptual"] = perceptual.fingerprint()
+    if weights:
+        reads["weights"] = sha256(weights)
+    return reads
+
+
+def _network(model: Callable[[int, int], Autoencoder], train: Cohort, labels: int, seed: int) -> Autoencoder:
+    """A new network for the images and labels of a cohort."""
+    with seeded(seed, "weights"):
+        return model(len(read_volume(train.path(train.cases[0].image)).data), labels)
+
+
+def _start(network: Autoencoder, weights: Path | None, steps: int) -> None:
+    """Load the weights to start from, and say what was read.
+
+    Raises:
+        UserError: they do not fit, or there is neither anything to load nor to train.
+    """
+    if weights:
+        print(load_weights(network, weights))
+    elif not steps:
+        raise UserError("training.steps=0 trains nothing.", "Give at least 1 step, or an autoencoder to import as --weights.")
+
+
+def _splits(source: Cohort, cohort: Path) -> tuple[Cohort, Cohort]:
+    """The cases to train and to validate on.
+
+    Raises:
+        UserError: these are no images, or none to train on.
+    """
+    if source.unit == "latent":
+        raise UserError(f"{cohort} holds latents, not images.", "Give the cohort of images that they were made from.")
+    train = source.split("train")
+    if not len(train):
+        raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
+    return train, source.split("val")
+
+
+def _whole(whole_from: float | None, steps: int, factor: int) -> Whole | None:
+    """When whole volumes follow the crops.
+
+    Raises:
+        UserError: it is no share of the steps.
+    """
+    if whole_from is None:
+        return None
+    if not 0 < whole_from < 1:
+        raise UserError(f"whole_from is {whole_from}; a share of the steps between 0 and 1 was expected.", "Leave it away for crops alone.")
+    return Whole(max(1, round(whole_from * steps)), factor)
 
 
 def _warner(concerns: Callable[[], list[str]], say: Callable[[str], None]) -> Callable[[int, dict[str, float]], None]:
@@ -93,6 +175,20 @@ def _warner(concerns: Callable[[], list[str]], say: Callable[[str], None]) -> Ca
                 said.add(concern)
 
     return watch
+
+
+def _told(network: Autoencoder) -> str:
+    """Size of a network, and the rate of its codes."""
+    size = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters"
+    if not isinstance(network, QuantizedAutoencoder):
+        return size
+    return f"{size}, {network.groups} x {network.codes} codes ({network.bits_per_voxel:.3g} bits a voxel)"
+
+
+def _check_codes(network: Autoencoder, loss: AutoencoderLoss) -> None:
+    """Refuse settings of a divergence that quantised latents do not have."""
+    if isinstance(network, QuantizedAutoencoder) and (loss.free_bits or loss.kl_warm_up):
+        raise UserError("loss.free_bits and loss.kl_warm_up concern a divergence that quantised latents do not have.", "Leave them at 0.")
 
 
 def _labels(source: Cohort, cohort: Path) -> int:

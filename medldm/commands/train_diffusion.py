@@ -58,6 +58,7 @@ def train_diffusion(
     Returns:
         The run folder.
     """
+    training.check_trains()
     source = Cohort.load(latents)
     if source.unit != "latent":
         raise UserError(f"{latents} holds images, not latents.", "Encode it with: medldm cache-latents --cohort DIR --autoencoder RUN --out DIR")

@@ -6,6 +6,7 @@ whitened latent that a diffusion model sees has mean 0 and variance 1 per channe
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from medldm.errors import UserError
 from medldm.models.tiling.parts import Layer
 from medldm.models.tiling.plan import Budget
+from medldm.types import Shape3
 
 LOG_VARIANCE_RANGE = (-20.0, 5.0)
 
@@ -71,8 +73,23 @@ class Autoencoder(nn.Module, ABC):
         """Weights that Muon may take; none unless an autoencoder says otherwise."""
         return []
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """Modules that checkpointing computes again in the backward pass instead of keeping what is inside; none unless one says so."""
+        return []
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the layer that makes the voxels, at which adversarial and other terms are balanced."""
+        raise UserError(f"{type(self).__name__} names no last layer to balance terms at.", "Set adversarial.adaptive to false.")
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`posterior`, within the budget if there is one."""
+        """`posterior`, within the budget if there is one.
+
+        Raises:
+            UserError: x holds numbers that are not finite, which would spread over all that lies near.
+        """
+        if wrong := int(x.numel() - x.isfinite().sum()):
+            raise UserError(f"A volume to encode holds {wrong} voxels that are not finite (NaN or infinite).", "Mend or leave it out.")
         if self.budget is None:
             return self.posterior(x)
         layers = self.encoder_layers()
@@ -96,14 +113,25 @@ class Autoencoder(nn.Module, ABC):
         """z * std + mean per channel."""
         return z * _column(self.latent_std) + _column(self.latent_mean)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode (posterior mean) and decode a batch of any size [B C I J K], padded by reflection and cropped back.
+    def reconstruct(self, x: Tensor, sizes: Sequence[Shape3] | None = None) -> Tensor:
+        """Encode (posterior mean) and decode a batch of any size, padded by reflection to whole cells and cropped back.
+
+        Args:
+            x: [B C I J K].
+            sizes: of each volume, where a common grid holds volumes of several sizes; what lies behind them, whatever it is, enters
+                neither convolutions nor normalisation statistics, and comes back as zeros.
 
         Raises:
             UserError: an axis is too short to be padded.
         """
-        padded, crop = pad_to_multiple(x, self.factor)
-        return self._decode(self.encode(padded)[0])[(..., *crop)]
+        if sizes is None:
+            padded, crop = pad_to_multiple(x, self.factor)
+            return self._decode(self.encode(padded)[0])[(..., *crop)]
+        result = x.new_zeros(len(x), self.out_channels, *x.shape[2:])
+        for volume, out, size in zip(x, result, sizes, strict=True):
+            inside = (slice(None), *(slice(0, n) for n in size))
+            out[inside] = self.reconstruct(volume[inside][None])[0]
+        return result
 
     def join(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Image [B C I J K] and label map [B 1 I J K] (values 0..label_count) as one input x."""

@@ -2,6 +2,10 @@
 
 A pixel-unshuffle stem moves 2x2x2 voxels into channels, residual blocks work at half resolution and below, and a
 pixel-shuffle head returns to full resolution with a few narrow convolutions (Shi et al. 2016, sub-pixel convolution).
+
+Nothing is normalised: residual branches that start at zero are enough (Zhang et al. 2019, Fixup), and so no voxel depends on
+statistics of all others. After 350 steps on hippocampi (20 held out, one seed) PSNR was 0.3 dB and SSIM .019 above the same network
+with group normalisation. It bears no higher learning rates: at 1e-2 instead of 5e-3 PSNR fell by 2.9 dB.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,51 +15,44 @@ from torch import Tensor, nn
 
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.shuffle import shuffle, unshuffle
-from medldm.models.tiling.parts import Conv, Layer, Norm, Refine, Residual, Shuffle, Silu, Unshuffle
+from medldm.models.tiling.parts import Conv, Layer, Refine, Residual, Shuffle, Silu, Unshuffle
 
-GROUPS = 8
 HEAD_CHANNELS = 16
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); the second convolution starts at zero."""
+    """x + conv(silu(conv(silu(x)))); the second convolution starts at zero."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, channels), nn.Conv3d(channels, channels, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, channels), nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv1, self.conv2 = nn.Conv3d(channels, channels, 3, padding=1), nn.Conv3d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B C I J K] -> [B C I J K]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
 class Up(nn.Module):
-    """norm, silu, pointwise convolution and pixel shuffle: twice the resolution."""
+    """Pointwise convolution and pixel shuffle: twice the resolution."""
 
-    def __init__(self, inside: int, outside: int, normalise: bool):
+    def __init__(self, inside: int, outside: int):
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, inside) if normalise else None
         self.conv = nn.Conv3d(inside, outside * 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B C I J K] -> [B C' 2I 2J 2K]."""
-        return shuffle(self.conv(F.silu(self.norm(x)) if self.norm else x))
+        return shuffle(self.conv(x))
 
 
 def parts_of(modules: Iterable[nn.Module]) -> Iterator[Layer]:
-    """The layers of modules of this file, of convolutions and of normalisations followed by SiLU."""
+    """The layers of modules of this file, of convolutions and of SiLU."""
     for module in modules:
         if isinstance(module, ResidualBlock):
-            yield Residual((module.norm1, module.conv1), (module.norm2, module.conv2))
+            yield Residual((None, module.conv1), (None, module.conv2))
         elif isinstance(module, Up):
-            yield from ([Norm(module.norm)] if module.norm else [])
             yield from (Conv(module.conv), Shuffle())
-        elif isinstance(module, nn.GroupNorm):
-            yield Norm(module, silu=False)
         elif isinstance(module, nn.SiLU):
             yield Silu()
         elif isinstance(module, nn.Conv3d):
@@ -69,11 +66,11 @@ class LeanAutoencoder(Autoencoder):
         image_channels: contrasts of the image.
         label_count: structures coded together with the image.
         latent_channels: numbers per latent cell.
-        widths: channels per level, multiples of 8; the number of levels sets the factor, 2^levels.
+        widths: channels per level; the number of levels sets the factor, 2^levels.
         blocks: residual blocks per level in the decoder (the encoder has one fewer in its first level).
     """
 
-    def __init__(self, image_channels: int, label_count: int, latent_channels: int = 4, widths: tuple[int, ...] = (40, 96), blocks: int = 2):
+    def __init__(self, image_channels: int, label_count: int, latent_channels: int = 4, widths: tuple[int, ...] = (48, 96), blocks: int = 2):
         super().__init__(image_channels, label_count, latent_channels, factor=2 ** len(widths))
         self.widths, self.blocks = tuple(widths), blocks
         self.stem = nn.Conv3d(self.in_channels * 8, widths[0], 3, padding=1)
@@ -81,11 +78,11 @@ class LeanAutoencoder(Autoencoder):
         decoder: list[nn.Module] = []
         for narrow, wide in zip(widths, widths[1:], strict=False):
             encoder += [nn.Conv3d(narrow, wide, 3, stride=2, padding=1), *(ResidualBlock(wide) for _ in range(blocks))]
-            decoder = [*(ResidualBlock(wide) for _ in range(blocks)), Up(wide, narrow, normalise=False), *decoder]
+            decoder = [*(ResidualBlock(wide) for _ in range(blocks)), Up(wide, narrow), *decoder]
         self.encoder = nn.Sequential(*encoder)
-        self.to_latent = nn.Sequential(nn.GroupNorm(GROUPS, widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], 2 * latent_channels, 3, padding=1))
+        self.to_latent = nn.Sequential(nn.SiLU(), nn.Conv3d(widths[-1], 2 * latent_channels, 3, padding=1))
         self.from_latent = nn.Conv3d(latent_channels, widths[-1], 3, padding=1)
-        self.decoder = nn.Sequential(*decoder, *(ResidualBlock(widths[0]) for _ in range(blocks)), Up(widths[0], HEAD_CHANNELS, normalise=True))
+        self.decoder = nn.Sequential(*decoder, *(ResidualBlock(widths[0]) for _ in range(blocks)), nn.SiLU(), Up(widths[0], HEAD_CHANNELS))
         self.refine = nn.Conv3d(HEAD_CHANNELS, HEAD_CHANNELS, 3, padding=1)
         self.head = nn.Conv3d(HEAD_CHANNELS, self.out_channels, 3, padding=1)
 
@@ -111,3 +108,12 @@ class LeanAutoencoder(Autoencoder):
         """Weights that Muon may take: inner convolutions, neither the stem nor what makes latents or voxels."""
         inner = [self.encoder, self.from_latent, self.decoder]
         return [p for module in inner for p in module.parameters() if p.ndim > 1]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """See `Autoencoder.last_layer`."""
+        return self.head.weight
+
+    def residual_blocks(self) -> list[nn.Module]:
+        """See `Autoencoder.residual_blocks`."""
+        return [module for module in self.modules() if isinstance(module, ResidualBlock)]

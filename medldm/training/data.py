@@ -1,6 +1,7 @@
 """Batches decided by the step: what step 700 sees is the same whether or not the training was stopped before it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -25,10 +26,12 @@ class StepBatches:
         start: first step of this session.
         stop: number of steps of the whole training.
         batch: slots per step.
+        single_from: step from which a batch is one slot, or None.
     """
 
-    def __init__(self, start: int, stop: int, batch: int):
+    def __init__(self, start: int, stop: int, batch: int, single_from: int | None = None):
         self.start, self.stop, self.batch = start, stop, batch
+        self.single_from = stop if single_from is None else single_from
 
     def __len__(self) -> int:
         # The whole training, not the rest: Lightning counts the batches of the sessions before as fetched.
@@ -36,12 +39,12 @@ class StepBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
-            yield [(step, slot) for slot in range(self.batch)]
+            yield [(step, slot) for slot in range(self.batch if step < self.single_from else 1)]
 
 
-def loader(dataset: Dataset, start: int, stop: int, batch: int) -> DataLoader:
-    """A loader whose batches depend on the step alone."""
-    return DataLoader(dataset, batch_sampler=StepBatches(start, stop, batch), num_workers=0)
+def loader(dataset: Dataset, start: int, stop: int, batch: int, single_from: int | None = None) -> DataLoader:
+    """A loader whose batches depend on the step alone; see `StepBatches`."""
+    return DataLoader(dataset, batch_sampler=StepBatches(start, stop, batch, single_from), num_workers=0)
 
 
 @lru_cache(maxsize=2)
@@ -55,6 +58,19 @@ def case_of(step: int, slot: int, batch: int, cases: int, seed: int) -> int:
     return _order(cases, seed, epoch)[position]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """From a step on, whole volumes instead of crops, each alone and at its own size.
+
+    Args:
+        first: that step, counted from 0.
+        factor: voxels per latent cell; volumes are cut to whole cells, at a random place.
+    """
+
+    first: int
+    factor: int
+
+
 class Crops(Dataset):
     """Random crops of a cohort's volumes with a small change of brightness and contrast, kept in memory.
 
@@ -64,27 +80,35 @@ class Crops(Dataset):
         batch: slots per step.
         seed: decides order, places and changes.
         augment: further random changes, or None.
+        whole: when whole volumes follow, or None.
     """
 
-    def __init__(self, cohort: Cohort, size: Shape3, batch: int, seed: int, augment: Augment | None = None):
-        self.size, self.batch, self.seed, self.augment = size, batch, seed, augment
+    def __init__(self, cohort: Cohort, size: Shape3, batch: int, seed: int, augment: Augment | None = None, whole: Whole | None = None):
+        self.size, self.batch, self.seed, self.augment, self.whole = size, batch, seed, augment, whole
         self.volumes = load(cohort)
         self.spacings = [case.spacing for case in cohort]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image [C I J K] in about [-1, 1] and label map [1 I J K] of one slot of one step."""
         generator = keyed(self.seed, "crop", *key)
-        index = case_of(*key, self.batch, len(self.volumes), self.seed)
+        index, size = self._asked(*key)
         image, label = self.volumes[index]
-        start = [int(torch.randint(n - size + 1, (), generator=generator)) for n, size in zip(image.shape[1:], self.size, strict=True)]
+        start = [int(torch.randint(n - length + 1, (), generator=generator)) for n, length in zip(image.shape[1:], size, strict=True)]
         contrast, brightness = ((2 * torch.rand(2, generator=generator) - 1) * JITTER).tolist()
         if self.augment:
-            reach = self.augment.reach(self.size, self.spacings[index])
-            wide = _around(image, start, self.size, reach, float(image.min())), _around(label, start, self.size, reach, 0.0)
+            reach = self.augment.reach(size, self.spacings[index])
+            wide = _around(image, start, size, reach, float(image.min())), _around(label, start, size, reach, 0.0)
             image, label = self.augment(*wide, generator, self.spacings[index])
             start = list(reach)
-        place = tuple(slice(first, first + size) for first, size in zip(start, self.size, strict=True))
+        place = tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
         return image[(slice(None), *place)] * (1 + contrast) + brightness, label[(slice(None), *place)]
+
+    def _asked(self, step: int, slot: int) -> tuple[int, Shape3]:
+        """Which case, and how many voxels of it."""
+        if self.whole is None or step < self.whole.first:
+            return case_of(step, slot, self.batch, len(self.volumes), self.seed), self.size
+        index = case_of(step - self.whole.first, 0, 1, len(self.volumes), self.seed)
+        return index, tuple(n // self.whole.factor * self.whole.factor for n in self.volumes[index][0].shape[1:])
 
 
 def _around(volume: Tensor, start: list[int], size: Shape3, reach: Shape3, fill: float) -> Tensor:

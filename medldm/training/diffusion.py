@@ -22,7 +22,8 @@ class DiffusionTraining(StepTraining):
     """
 
     def __init__(self, model: Denoiser, options: Training, seed: int, grid: Shape3):
-        super().__init__(model, model.net.matrix_parameters(), options, seed, min(grid) // model.net.multiple)
+        net = model.net
+        super().__init__(model, net.matrix_parameters(), options, seed, min(grid) // net.multiple, net.residual_blocks())
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """One batch: latents [B c i j k], conditions [B N], fields of view [B 1 i j k]."""

@@ -17,7 +17,13 @@ from medldm.training.resume import Checkpoints, latest
 
 
 def fit(
-    module: StepTraining, dataset: Dataset, validation: DataLoader | None, root: Path, watchers: Sequence[Watcher], say: Callable[[str], None]
+    module: StepTraining,
+    dataset: Dataset,
+    validation: DataLoader | None,
+    root: Path,
+    watchers: Sequence[Watcher],
+    say: Callable[[str], None],
+    single_from: int | None = None,
 ) -> None:
     """Train until `options.steps`, with the averaged weights in `module.model` at the end.
 
@@ -25,14 +31,16 @@ def fit(
     the same bits as a training that was never stopped.
 
     Args:
-        module: what to train.
+        module: what to train, for at least 1 step.
         dataset: items keyed by (step, slot).
         validation: batches of held-out patients, or None.
         root: the run folder; checkpoints and history go there.
         watchers: called with step and values every few steps.
         say: takes lines for the user.
+        single_from: step from which a batch is one sample, or None.
     """
     options = module.options
+    options.check_trains()
     start, checkpoint, damaged = latest(root / "checkpoints")
     for path in damaged:
         say(f"checkpoint {path.name} is damaged and was passed over")
@@ -61,7 +69,7 @@ def fit(
             Checkpoints(root / "checkpoints", options.save_every),
         ],
     )
-    batches = loader(dataset, start, options.steps, options.batch)
+    batches = loader(dataset, start, options.steps, options.batch, single_from)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         trainer.fit(module, batches, validation, ckpt_path=checkpoint, weights_only=True)

@@ -1,5 +1,6 @@
 """Contracts of every autoencoder."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -9,13 +10,18 @@ from medldm.errors import UserError
 from medldm.models.autoencoder import pad_to_multiple
 from medldm.models.lean import LeanAutoencoder, shuffle, unshuffle
 from medldm.models.monai_autoencoder import MonaiAutoencoder
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.run import build, describe
+from medldm.training.base import compute_again
 
 AUTOENCODERS = {
     "lean f4": (partial(LeanAutoencoder, widths=(8, 16)), 4),
     "lean f8": (partial(LeanAutoencoder, widths=(8, 16, 16), latent_channels=8, blocks=1), 8),
     "lean f2": (partial(LeanAutoencoder, widths=(8,)), 2),
     "monai f4": (partial(MonaiAutoencoder, channels=(8, 16, 16), groups=8), 4),
+    "monai with attention": (partial(MonaiAutoencoder, channels=(8, 16), groups=8, attention=True), 2),
+    "monai like MAISI": (partial(MonaiAutoencoder, channels=(8, 16), groups=8, blocks=2, upsampling="trilinear", intensities=(0.0, 1.0)), 2),
+    "quantised f4": (partial(QuantizedAutoencoder, body=partial(LeanAutoencoder, widths=(8, 16)), codes=16, groups=2), 4),
 }
 
 
@@ -39,7 +45,7 @@ def test_shapes_of_latents_and_decoded_volumes(case):
     mean, std = model.posterior(x)
     assert x.shape == (1, 3, 16, 24, 16)
     assert mean.shape == std.shape == (1, model.latent_channels, 16 // factor, 24 // factor, 16 // factor)
-    assert (std > 0).all()
+    assert (std == 0).all() if isinstance(model, QuantizedAutoencoder) else (std > 0).all()
     assert model.decode_raw(mean).shape == (1, 1 + 3, 16, 24, 16)
 
 
@@ -49,6 +55,28 @@ def test_a_volume_of_any_size_comes_back_at_its_size(case):
     image, label = model.split(model.reconstruct(model.join(*volume(17, 13, 19))))
     assert image.shape == label.shape == (1, 1, 17, 13, 19)
     assert image.abs().max() <= 1 and set(label.unique().tolist()) <= {0.0, 1.0, 2.0}
+
+
+@torch.no_grad()
+def test_what_pads_a_common_grid_changes_nothing(case):
+    model, _ = case
+    x, sizes = model.join(*volume(24, 24, 24)), [(17, 13, 19), (24, 20, 9)]
+    grid = torch.full((2, x.shape[1], 24, 24, 24), torch.nan)
+    for padded, (i, j, k) in zip(grid, sizes, strict=True):
+        padded[:, :i, :j, :k] = x[0, :, :i, :j, :k]
+    for result, (i, j, k) in zip(model.reconstruct(grid, sizes), sizes, strict=True):
+        assert torch.equal(result[:, :i, :j, :k], model.reconstruct(x[:, :, :i, :j, :k])[0])
+        assert not result[:, i:].any() and not result[:, :, j:].any() and not result[:, :, :, k:].any()
+
+
+@torch.no_grad()
+def test_a_constant_volume_is_taken_and_one_that_is_not_finite_refused(case):
+    model, factor = case
+    x = torch.full((1, model.in_channels, 2 * factor, factor, factor), -1.0)  # two cells, smaller than any receptive field
+    assert model.reconstruct(x).isfinite().all()
+    x[0, 0, 0, 0, 1] = torch.nan
+    with pytest.raises(UserError, match="1 voxels that are not finite"):
+        model.reconstruct(x)
 
 
 def test_whitening_is_undone_and_decode_uses_it(case):
@@ -71,6 +99,27 @@ def test_every_parameter_gets_a_gradient_and_matrices_are_parameters(case):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     own = {id(p) for p in model.parameters()}
     assert model.matrix_parameters() and all(id(p) in own and p.ndim > 1 for p in model.matrix_parameters())
+
+
+def test_blocks_computed_again_give_the_same_gradients_and_keep_less(case):
+    model, _ = case
+    x = model.join(*volume(16, 16, 16))
+    kept, gradients = [0, 0], []
+    for again in (0, 1):
+        if again:
+            compute_again(model.residual_blocks())
+            model = deepcopy(model)  # as the weight average does
+
+        def keep(tensor, again=again):
+            kept[again] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            mean, std = model.posterior(x)
+            loss = model.decode_raw(mean + std).pow(2).sum()
+        gradients.append(torch.autograd.grad(loss, model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.9 * kept[0]  # half and less at the default widths
 
 
 def test_the_description_rebuilds_it(case):

@@ -82,3 +82,12 @@ def test_the_divergence_warms_up_and_further_terms_come_only_when_asked_for():
     assert set(terms) == {"image", "gradient", "kl", "squared", "spectral", "ssim"} and terms["squared"].item() == pytest.approx(0.02, rel=1e-4)
     with pytest.raises(UserError, match=r"loss\.kl is -1"):
         AutoencoderLoss(kl=-1)
+
+
+def test_quantised_latents_are_held_to_their_codes_in_place_of_a_divergence():
+    image, mean = torch.zeros(1, 1, 8, 8, 8), torch.full((1, 2, 4, 4, 4), 3.0, requires_grad=True)
+    codes = torch.full_like(mean, 1.0).requires_grad_()
+    terms = AutoencoderLoss(commitment=0.5)(image, image, None, mean, torch.zeros_like(mean), quantised=codes)
+    assert "kl" not in terms and terms["commitment"].item() == pytest.approx(0.5 * 4)
+    terms["commitment"].backward()
+    assert codes.grad is None and torch.allclose(mean.grad, torch.full_like(mean, 0.5 * 2 * 2 / mean.numel()))

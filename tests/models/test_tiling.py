@@ -17,6 +17,7 @@ from medldm.errors import OutOfSpace, UserError
 from medldm.machine import parse_bytes
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.monai_autoencoder import MonaiAutoencoder
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.models.tiling.fields import Memory, Moments, Stored
 from medldm.models.tiling.layers import Convolution, Upsampled
 from medldm.models.tiling.plan import SPARE_BYTES, SPARE_SHARE, Budget, Plan, estimate
@@ -27,7 +28,9 @@ NETWORKS = {
     "lean f4": partial(LeanAutoencoder, 1, 2, widths=(8, 16)),
     "lean f8": partial(LeanAutoencoder, 2, 0, widths=(8, 16, 24), blocks=1),
     "monai f4": partial(MonaiAutoencoder, 1, 2, channels=(8, 16, 16), groups=8),
+    "quantised": partial(QuantizedAutoencoder, 1, 0, body=partial(LeanAutoencoder, widths=(8, 16), blocks=1), codes=64, groups=2),
     "monai with attention": partial(MonaiAutoencoder, 1, 0, channels=(8, 16), groups=4, blocks=2, attention=True),
+    "monai like MAISI": partial(MonaiAutoencoder, 1, 2, channels=(8, 16), groups=8, blocks=(1, 2), upsampling="trilinear", intensities=(0, 1)),
 }
 
 
@@ -55,7 +58,7 @@ def decode_tiled(model, z, plan):
 
 
 def difference(found, wanted):
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))  # deviations may all be 0
 
 
 @torch.no_grad()

@@ -75,6 +75,8 @@ def test_history_is_read_and_bad_ones_are_named(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match="is not a training history"):
             read_history(path)
+    path.write_text("step,name,value\n")
+    assert read_history(path) == {} and plot_curves({})[:8] == b"\x89PNG\r\n\x1a\n"  # nothing was trained
 
 
 def test_plots_are_transparent_and_the_same_every_time():

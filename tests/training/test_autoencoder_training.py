@@ -1,11 +1,14 @@
 """What the training of an autoencoder says of its latents."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from medldm.commands.train_autoencoder import _warner
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.losses import AutoencoderLoss
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.training.autoencoder import AutoencoderTraining
 from medldm.training.options import Training
 
@@ -31,6 +34,18 @@ def test_dead_noisy_and_far_channels_are_named(training):
     training.latest = posterior([0.01, 0.3, 500.0], [1.0, 0.6, 0.1])
     dead, noisy, far = training.concerns()
     assert "[0] carry almost nothing" in dead and "[1] are wider" in noisy and "[2] spread by more than 100" in far
+
+
+def test_codebooks_that_are_hardly_used_are_named_and_quantised_latents_are_not_called_dead():
+    model = QuantizedAutoencoder(1, 0, partial(LeanAutoencoder, latent_channels=2, widths=(8,)), codes=40, groups=2)
+    training = AutoencoderTraining(model, AutoencoderLoss(), Training(steps=2), 0, (8, 8, 8))
+    latents = torch.randn(1, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    training.latest = latents, torch.zeros_like(latents)
+    assert training.concerns() == []
+    model.count[1, 2:] = 0
+    training.latest = latents * torch.tensor([500.0, 0.01]).reshape(1, 2, 1, 1, 1), torch.zeros_like(latents)
+    few, far = training.concerns()
+    assert "codebooks [1] are hardly used: as if they had 2 of 40" in few and "[0] spread by more than 100: raise loss.commitment" in far
 
 
 def test_a_concern_is_said_once_and_at_validation():

@@ -108,7 +108,7 @@ def test_every_case_comes_once_before_any_comes_again():
     assert seen[:10] != seen[10:20]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"ema": 1.0}, {"precision": "fp8"}])
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"learning_rate": 0.0}, {"ema": 1.0}, {"precision": "fp8"}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         options(**wrong)

@@ -1,4 +1,4 @@
-"""kill -9 at any step of either training, then the same command: the same bits as a training that was never stopped."""
+"""kill -9 at any step of any training, then the same command: the same bits as a training that was never stopped."""
 
 import os
 import random
@@ -16,6 +16,8 @@ from medldm.models.lean import LeanAutoencoder
 from medldm.training.options import Training
 from medldm.training.resume import stored
 
+# also with discriminators, and with whole volumes after the crops
+CONTEST = ["--adversarial.start", "4", "--adversarial.channels", "4", "--whole_from", "0.6"]
 SHORT = ["--training.steps", "24", "--training.save_every", "3", "--training.validate_every", "10", "--training.warm_up", "3"]
 
 
@@ -26,9 +28,26 @@ def latents(phantom_cohort, tmp_path_factory):
     return cache_latents(phantom_cohort.root, autoencoder, root / "latents")
 
 
-def command(name, folder, out):
+NETWORKS = {
+    "lean": ["--model.widths", "[8,16]"],
+    "quantised": [
+        "--model",
+        "medldm.models.quantized.QuantizedAutoencoder",
+        "--model.codes",
+        "16",
+        "--model.decay",
+        "0.8",
+        "--model.revive",
+        "0.3",
+        *CONTEST,
+    ],
+    "denoiser": ["--net.channels", "[16,32]"],
+}
+
+
+def command(name, network, folder, out):
     role = "--cohort" if name == "train-autoencoder" else "--latents"
-    small = ["--model.widths", "[8,16]"] if name == "train-autoencoder" else ["--net.channels", "[16,32]"]
+    small = NETWORKS[network]
     return [sys.executable, "-m", "medldm", name, role, str(folder), "--out", str(out), *SHORT, *small]
 
 
@@ -46,16 +65,16 @@ def kill_after(process, folder, step):
     process.stdout.close()
 
 
-@pytest.mark.parametrize("name", ["train-autoencoder", "train-diffusion"])
-def test_a_killed_training_ends_with_the_same_weights(name, phantom_cohort, latents, tmp_path):
+@pytest.mark.parametrize("name, network", [("train-autoencoder", "lean"), ("train-autoencoder", "quantised"), ("train-diffusion", "denoiser")])
+def test_a_killed_training_ends_with_the_same_weights(name, network, phantom_cohort, latents, tmp_path):
     source = phantom_cohort.root if name == "train-autoencoder" else latents.root
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    text, _ = (uninterrupted := start(command(name, source, whole))).communicate()
+    text, _ = (uninterrupted := start(command(name, network, source, whole))).communicate()
     assert uninterrupted.returncode == 0, text
     step = random.choice([3, 6, 9, 12, 15, 18])
-    kill_after(start(command(name, source, stopped)), stopped, step)
+    kill_after(start(command(name, network, source, stopped)), stopped, step)
     assert not (stopped / "provenance.json").exists()
-    text, _ = (continued := start(command(name, source, stopped))).communicate()
+    text, _ = (continued := start(command(name, network, source, stopped))).communicate()
     assert continued.returncode == 0 and "continuing from step" in text, text
     assert sha256(stopped / "model.safetensors") == sha256(whole / "model.safetensors")
     assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()

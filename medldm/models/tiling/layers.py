@@ -17,11 +17,12 @@ class Pointwise(Field):
     Args:
         source: its argument.
         function: [B C r J K] -> [B C r J K]; must not write into its argument.
+        extra: numbers that it holds meanwhile beside a copy of argument and result.
     """
 
-    def __init__(self, source: Field, function: Callable[[Tensor], Tensor]):
+    def __init__(self, source: Field, function: Callable[[Tensor], Tensor], extra: int = 0):
         super().__init__(source.shape, source)
-        self.function = function
+        self.function, self.extra = function, extra
 
     def read(self, start: int, stop: int) -> Tensor:
         """See `Field.read`."""
@@ -29,7 +30,7 @@ class Pointwise(Field):
 
     def workspace(self, rows: int) -> int:
         """See `Field.workspace`."""
-        return max(self.sources[0].workspace(rows), 3 * self.numbers(rows))
+        return max(self.sources[0].workspace(rows), 3 * self.numbers(rows) + self.extra)
 
 
 class Sum(Field):
@@ -186,6 +187,26 @@ class Upsampled(Field):
         (source,) = self.sources
         wanted = rows // 2 + 3
         return max(source.workspace(wanted), 3 * source.numbers(wanted) + self.numbers(rows + 2) * 5 // 4)
+
+
+class Enlarged(Field):
+    """Trilinear enlargement by 2: along an axis 1/4 and 3/4 of two neighbours, beyond the border the last voxel again."""
+
+    def __init__(self, source: Field):
+        super().__init__((*source.shape[:2], *(2 * n for n in source.shape[2:])), source)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """See `Field.read`."""
+        (source,) = self.sources
+        low = max((start - 1) // 2, 0)
+        rows = source.read(low, min(stop // 2 + 1, source.shape[2]))
+        return F.interpolate(rows, scale_factor=2.0, mode="trilinear")[:, :, start - 2 * low : stop - 2 * low]
+
+    def workspace(self, rows: int) -> int:
+        """See `Field.workspace`."""
+        (source,) = self.sources
+        wanted = rows // 2 + 2
+        return max(source.workspace(wanted), 2 * source.numbers(wanted) + self.numbers(2 * wanted))
 
 
 def interleaved(kinds: Iterable[Tensor]) -> Tensor:

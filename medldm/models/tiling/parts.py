@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.models.tiling.fields import Field, Stored
-from medldm.models.tiling.layers import Convolution, Pointwise, Shuffled, Sum, Unshuffled, Upsampled
+from medldm.models.tiling.layers import Convolution, Enlarged, Pointwise, Shuffled, Sum, Unshuffled, Upsampled
 from medldm.models.tiling.streamer import Streamer
 
 WHOLE = 12  # numbers per number that attention holds beside its input and output
@@ -68,26 +68,70 @@ class Silu:
 
 
 @dataclass(frozen=True)
+class PerCell:
+    """A function of the channels of each cell, such as the nearest of some vectors; computed once.
+
+    Args:
+        function: see `Pointwise`.
+        extra: see `Pointwise`.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    extra: int = 0
+
+    def __call__(self, source: Field, streamer: Streamer) -> Field:
+        """See `Layer`."""
+        return streamer.store(Pointwise(source, self.function, self.extra))
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """scale * x + shift of the first channels; the others stay as they are.
+
+    Args:
+        channels: how many.
+        scale, shift: numbers.
+    """
+
+    channels: int
+    scale: float
+    shift: float
+
+    def __call__(self, source: Field, streamer: Streamer) -> Field:
+        """See `Layer`."""
+        return Pointwise(source, self.apply)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """What it makes of x [B C I J K]."""
+        first = x[:, : self.channels].mul(self.scale).add_(self.shift)
+        return first if self.channels == x.shape[1] else torch.cat([first, x[:, self.channels :]], dim=1)
+
+
+@dataclass(frozen=True)
 class Residual:
     """shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))).
 
     Args:
-        first, second: normalisation and convolution.
+        first, second: normalisation, if there is one, and convolution.
         shortcut: a convolution of 1 x 1 x 1 where channels change.
     """
 
-    first: tuple[nn.GroupNorm, nn.Conv3d]
-    second: tuple[nn.GroupNorm, nn.Conv3d]
+    first: tuple[nn.GroupNorm | None, nn.Conv3d]
+    second: tuple[nn.GroupNorm | None, nn.Conv3d]
     shortcut: nn.Conv3d | None = None
 
     def __call__(self, source: Field, streamer: Streamer) -> Field:
         """See `Layer`."""
         x = streamer.keep(source)
-        h = run((Norm(self.first[0]), Conv(self.first[1])), x, streamer)
+        h = run(_activated(*self.first), x, streamer)
         if streamer.recompute < 2:
             h = streamer.store(h, release=False)  # the shortcut reads x once more
-        h = run((Norm(self.second[0]), Conv(self.second[1])), h, streamer)
+        h = run(_activated(*self.second), h, streamer)
         return streamer.store(Sum(Conv(self.shortcut)(x, streamer) if self.shortcut else x, h))
+
+
+def _activated(norm: nn.GroupNorm | None, conv: nn.Conv3d) -> tuple[Layer, Layer]:
+    return Norm(norm) if norm else Silu(), Conv(conv)
 
 
 @dataclass(frozen=True)
@@ -104,13 +148,16 @@ class Refine:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Nearest-neighbour enlargement by 2 and a convolution of 3 x 3 x 3."""
+    """Enlargement by 2, of the nearest neighbour or trilinear, and a convolution of 3 x 3 x 3."""
 
     module: nn.Conv3d
+    trilinear: bool = False
 
     def __call__(self, source: Field, streamer: Streamer) -> Field:
         """See `Layer`."""
         source = source if isinstance(source, Stored) else streamer.store(source)
+        if self.trilinear:
+            return Conv(self.module)(Enlarged(source), streamer)
         enlarged = Upsampled(source, self.module.weight, self.module.bias)
         streamer.memory.take(sum(weight.numel() for weight in enlarged.weights.values()))
         return enlarged
