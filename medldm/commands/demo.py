@@ -24,7 +24,7 @@ from medldm.training.options import Training
 PHANTOM_SETTINGS = (
     dict(
         model=partial(LeanAutoencoder, widths=(32, 64)),
-        training=Training(steps=1000, validate_every=500),
+        training=Training(steps=1000, learning_rate=3e-3, other_learning_rate=3e-3, validate_every=500),
         crop=(24, 24, 24),
     ),
     dict(

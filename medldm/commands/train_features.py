@@ -31,7 +31,7 @@ def train_features(
     out: Path,
     widths: tuple[int, ...] = (32, 64, 128),
     blocks: int = 1,
-    training: Training = Training(steps=300, batch=32, validate_every=100),
+    training: Training = Training(steps=300, batch=32, learning_rate=5e-3, other_learning_rate=5e-3, validate_every=100),
     crop: tuple[int, int, int] | None = None,
     temperature: float = 0.1,
     seed: int = 0,

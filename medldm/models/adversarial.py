@@ -27,7 +27,7 @@ class Adversarial:
     (MONAI's multi-scale form of Wang et al. 2018). Its group normalisation depends on one crop, not on the batch beside it.
 
     Args:
-        weight: of the term.
+        weight: of the term; on hippocampi 0.1 changed almost nothing, 0.5 took 0.4 dB for finer texture.
         start: step, counted from 0, from which it acts; by then the autoencoder should reconstruct. Earlier it costs nothing.
         scales: discriminators.
         layers: halvings by the first discriminator.
@@ -36,7 +36,7 @@ class Adversarial:
         adaptive: `weight` is relative to the gradient of the other image terms, see `balance`.
     """
 
-    weight: float = 0.1
+    weight: float = 0.5
     start: int = 1000
     scales: int = 2
     layers: int = 1
