@@ -61,7 +61,10 @@ def train_row(name: str, options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     arguments = {**rows(options.features)[name], "cohort": options.cohort, "crop": options.crop, "with_labels": options.with_labels}
     folder = options.out / name.replace(" ", "_")
-    per_step = seconds_per_step(arguments, folder)
+    plan = folder.with_suffix(".plan.json")  # a row that was stopped goes on as it was planned
+    if not plan.exists():
+        plan.write_text(json.dumps(seconds_per_step(arguments, folder)), encoding="utf-8")
+    per_step = json.loads(plan.read_text(encoding="utf-8"))
     steps = int(60 * options.minutes * (FIFTH if "fifth" in name else 1) / per_step)
     start = time.process_time()
     run_training(arguments, folder, steps)
@@ -166,6 +169,8 @@ def main() -> None:
             process = multiprocessing.get_context("spawn").Process(target=worker, args=(name, options, path))
             process.start()
             process.join()
+            if process.exitcode:
+                print(f"{name}: ended with exit code {process.exitcode}")
         if path.exists():
             table[name] = json.loads(path.read_text(encoding="utf-8"))
     print(f"{'row':28s}" + "".join(f"{column:>13s}" for column in COLUMNS))

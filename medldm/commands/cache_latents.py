@@ -9,7 +9,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.within import hold_to
+from medldm.commands.within import device, hold_to
 from medldm.diffusion.denoiser import loss_floor
 from medldm.diffusion.process import Flow
 from medldm.errors import UserError
@@ -55,6 +55,7 @@ def cache_latents(
     if run.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
+    model.to(device())
     with tracked(run, reads) as tracker:
         usable = source.where(lambda case: case.status == "ok" and case.split != "")
         train = source.split("train")

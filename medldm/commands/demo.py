@@ -24,13 +24,13 @@ from medldm.training.options import Training
 PHANTOM_SETTINGS = (
     dict(
         model=partial(LeanAutoencoder, widths=(32, 64)),
-        training=Training(steps=1000, learning_rate=3e-3, other_learning_rate=3e-3, validate_every=500),
+        training=Training(steps=1000, validate_every=500),
         crop=(24, 24, 24),
     ),
     dict(
         net=partial(UNet, channels=(48, 96)),
         conditions=["age", "lesion_volume", "sex", "volume_lesion", "volume_ventricles"],
-        training=Training(steps=800, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=400),
+        training=Training(steps=800, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=400),
     ),
 )
 

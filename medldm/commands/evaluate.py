@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medldm.cohort import Cohort
-from medldm.commands.within import hold_to
+from medldm.commands.within import device, hold_to
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, read_yaml, write_text
 from medldm.metrics.base import Images, Score, write_scores
@@ -193,7 +193,7 @@ def _autoencoder(root: Path, images: Images) -> Autoencoder:
     if not isinstance(model, Autoencoder):
         raise UserError(f"{root} holds a {type(model).__name__}, not an autoencoder.", "Give a folder of `medldm train-autoencoder`.")
     check_fit(model, images)
-    return model
+    return model.to(device())
 
 
 def _progress(steps: Iterable, title: str) -> Iterable:

@@ -7,7 +7,7 @@ import torch
 from rich.progress import Progress
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.within import hold_to
+from medldm.commands.within import device, hold_to
 from medldm.diffusion.conditions.base import Value
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.samplers.base import Sampler
@@ -70,7 +70,7 @@ def generate(
     if claimed.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device())
     with tracked(claimed, reads) as tracker, Progress() as progress:
         task = progress.add_task("generating", total=count)
         missing = {index for index in range(count) if not _whole(claimed.root, index, model)}

@@ -1,8 +1,9 @@
 """How a training shows where it is: a bar in a terminal, a line per tenth elsewhere, and its curves at the end."""
 
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,25 @@ def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     """The items, with a bar on the terminal that goes away at the end; elsewhere without."""
     console = Console(stderr=True)
     yield from track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def warner(concerns: Callable[[], list[str]], say: Callable[[str], None], every: int) -> Callable[[int, dict[str, float]], None]:
+    """A watcher that says each kind of concern once; two are of one kind if they agree up to the first bracket or colon.
+
+    Args:
+        concerns: gives sentences on what is wrong.
+        say: takes lines for the user.
+        every: steps between two looks; before the first, nothing has been learnt.
+    """
+    said: set[str] = set()
+
+    def watch(step: int, values: dict[str, float]) -> None:
+        for concern in concerns() if step % every == 0 else []:
+            if (kind := re.split(r"[(:]", concern)[0]) not in said:
+                say(f"step {step}: {concern}")
+                said.add(kind)
+
+    return watch
 
 
 class TrainingProgress:

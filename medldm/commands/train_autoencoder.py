@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
-from medldm.commands.progress import TrainingProgress, draw_history
+from medldm.commands.progress import TrainingProgress, draw_history, warner
 from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
 from medldm.files import sha256
@@ -21,7 +21,7 @@ from medldm.models.quantized import QuantizedAutoencoder
 from medldm.randomness import seeded
 from medldm.run import Run, save_model
 from medldm.tracking import tracked
-from medldm.training.data import Crops, Whole, crop_size, load
+from medldm.training.data import Crops, Whole, crop_size, images_of, load
 from medldm.training.options import Training
 from medldm.volume import read_volume
 
@@ -34,7 +34,7 @@ def train_autoencoder(
     out: Path,
     model: Callable[[int, int], Autoencoder] = LeanAutoencoder,
     loss: AutoencoderLoss = AutoencoderLoss(),
-    training: Training = Training(steps=1800, learning_rate=3e-3, other_learning_rate=3e-3),
+    training: Training = Training(steps=1800),
     crop: tuple[int, int, int] | None = None,
     with_labels: bool = True,
     augment: Augment | None = None,
@@ -68,7 +68,7 @@ def train_autoencoder(
     """
     arguments = dict(locals())
     source = Cohort.load(cohort)
-    train, val = _splits(source, cohort)
+    train, val = images_of(source, cohort)
     labels = _labels(source, cohort) if with_labels else 0
     network = _network(model, train, labels, seed)
     _check_codes(network, loss)
@@ -78,15 +78,15 @@ def train_autoencoder(
     if adversarial:
         adversarial.check(size, training.steps)
     reads = _reads(source, perceptual, weights)
-    run = Run.claim(out, "train-autoencoder", arguments, reads)
-    if run.finished:
-        print(f"{out} is finished already.")
-        return out
-    print(f"{_told(network)}, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
 
     from medldm.training.autoencoder import AutoencoderTraining
 
     module = AutoencoderTraining(network, loss, training, seed, size, perceptual, adversarial)
+    run = Run.claim(out, "train-autoencoder", arguments, reads)  # nothing can be refused after this
+    if run.finished:
+        print(f"{out} is finished already.")
+        return out
+    print(f"{_told(network)}, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
     _fit(run, reads, module, Crops(train, size, training.batch, seed, augment, whole), val)
     return out
 
@@ -98,7 +98,11 @@ def _fit(run: Run, reads: dict[str, str], module: "AutoencoderTraining", crops: 
 
     steps, single_from = module.options.steps, crops.whole and crops.whole.first
     with tracked(run, reads) as tracker, TrainingProgress(steps) as progress:
-        watchers = [progress, lambda step, values: tracker.metrics(values, step=step), _warner(module.concerns, progress.say)]
+        watchers = [
+            progress,
+            lambda step, values: tracker.metrics(values, step=step),
+            warner(module.concerns, progress.say, min(module.options.validate_every, steps or 1)),
+        ]
         validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
         if steps:
             fit(module, crops, validation, run.root, watchers, progress.say, single_from)
@@ -137,20 +141,6 @@ def _start(network: Autoencoder, weights: Path | None, steps: int) -> None:
         raise UserError("training.steps=0 trains nothing.", "Give at least 1 step, or an autoencoder to import as --weights.")
 
 
-def _splits(source: Cohort, cohort: Path) -> tuple[Cohort, Cohort]:
-    """The cases to train and to validate on.
-
-    Raises:
-        UserError: these are no images, or none to train on.
-    """
-    if source.unit == "latent":
-        raise UserError(f"{cohort} holds latents, not images.", "Give the cohort of images that they were made from.")
-    train = source.split("train")
-    if not len(train):
-        raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
-    return train, source.split("val")
-
-
 def _whole(whole_from: float | None, steps: int, factor: int) -> Whole | None:
     """When whole volumes follow the crops.
 
@@ -161,20 +151,10 @@ def _whole(whole_from: float | None, steps: int, factor: int) -> Whole | None:
         return None
     if not 0 < whole_from < 1:
         raise UserError(f"whole_from is {whole_from}; a share of the steps between 0 and 1 was expected.", "Leave it away for crops alone.")
-    return Whole(max(1, round(whole_from * steps)), factor)
-
-
-def _warner(concerns: Callable[[], list[str]], say: Callable[[str], None]) -> Callable[[int, dict[str, float]], None]:
-    """A watcher that says each concern once, when validation has been done."""
-    said: set[str] = set()
-
-    def watch(step: int, values: dict[str, float]) -> None:
-        for concern in concerns() if "val/psnr" in values else []:
-            if concern not in said:
-                say(f"step {step}: {concern}")
-                said.add(concern)
-
-    return watch
+    first = max(1, round(whole_from * steps))
+    if first >= steps:
+        raise UserError(f"whole_from={whole_from} of {steps} steps leaves no step for whole volumes.", "Set a smaller share, or train longer.")
+    return Whole(first, factor)
 
 
 def _told(network: Autoencoder) -> str:
@@ -186,9 +166,16 @@ def _told(network: Autoencoder) -> str:
 
 
 def _check_codes(network: Autoencoder, loss: AutoencoderLoss) -> None:
-    """Refuse settings of a divergence that quantised latents do not have."""
-    if isinstance(network, QuantizedAutoencoder) and (loss.free_bits or loss.kl_warm_up):
-        raise UserError("loss.free_bits and loss.kl_warm_up concern a divergence that quantised latents do not have.", "Leave them at 0.")
+    """Refuse settings of a term that latents of this kind do not have."""
+    usual = AutoencoderLoss()
+    if not isinstance(network, QuantizedAutoencoder):
+        if loss.commitment != usual.commitment:
+            raise UserError("loss.commitment concerns codes, which this model does not have.", "Leave it away, or set loss.kl.")
+    elif loss.free_bits or loss.kl_warm_up or loss.kl != usual.kl:
+        raise UserError(
+            "loss.kl, loss.free_bits and loss.kl_warm_up concern a divergence that quantised latents do not have.",
+            "Leave them away, or set loss.commitment.",
+        )
 
 
 def _labels(source: Cohort, cohort: Path) -> int:

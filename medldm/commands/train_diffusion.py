@@ -36,7 +36,7 @@ def train_diffusion(
     predicts: str = "flow",
     conditions: list[str] | None = None,
     draw: Draw = "mean",
-    training: Training = Training(steps=3000, other_learning_rate=2e-3, warm_up=50, final=0.03),
+    training: Training = Training(steps=3000, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03),
     seed: int = 0,
 ) -> Path:
     """Train a conditioned denoiser on the split "train" of cached latents; the split "val" shows progress.

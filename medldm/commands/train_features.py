@@ -1,20 +1,19 @@
 """Train a feature network on a cohort, without labels and without anything from elsewhere."""
 
-from collections.abc import Callable
-from functools import partial
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
-from medldm.commands.progress import TrainingProgress, draw_history
+from medldm.commands.progress import TrainingProgress, draw_history, warner
 from medldm.errors import UserError
 from medldm.models.encoder import FeatureEncoder
 from medldm.randomness import seeded
 from medldm.run import Run, save_model
 from medldm.tracking import tracked
-from medldm.training.data import crop_size
+from medldm.training.data import crop_size, images_of
 from medldm.training.options import Training
 from medldm.types import Shape3
 from medldm.volume import read_volume
@@ -58,29 +57,25 @@ def train_features(
     training.check_trains()
     if training.batch < 2:
         raise UserError(f"training.batch={training.batch}: views are told from those of others, so at least 2 are needed.")
-    if temperature <= 0:
-        raise UserError(f"temperature={temperature} must be positive.")
+    if not 0 < temperature < math.inf:
+        raise UserError(f"temperature={temperature} must be a positive number.")
     source = Cohort.load(cohort)
-    if source.unit == "latent":
-        raise UserError(f"{cohort} holds latents, not images.", "Give the cohort of images that they were made from.")
-    train, val = source.split("train"), source.split("val")
-    if not len(train):
-        raise UserError(f"{cohort} has no usable case in the split 'train'.", "Prepare it with more cases.")
+    train, val = images_of(source, cohort)
     with seeded(seed, "weights"):
         encoder = FeatureEncoder(len(read_volume(train.path(train.cases[0].image)).data), widths, blocks)
     size = crop_size(source.where(lambda case: case.status == "ok" and case.split in ("train", "val")), encoder.factor, crop, LARGEST_CROP)
     reads = {"cohort": source.fingerprint()}
-    run = Run.claim(out, "train-features", arguments, reads)
-    if run.finished:
-        print(f"{out} is finished already.")
-        return out
-    parameters = sum(p.numel() for p in encoder.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, views of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
 
     from medldm.training.features import FeatureTraining
 
     with seeded(seed, "head"):
         module = FeatureTraining(encoder, training, seed, size, temperature)
+    run = Run.claim(out, "train-features", arguments, reads)  # nothing can be refused after this
+    if run.finished:
+        print(f"{out} is finished already.")
+        return out
+    parameters = sum(p.numel() for p in encoder.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, views of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
     _fit(run, reads, module, size, train, val)
     return out
 
@@ -92,18 +87,10 @@ def _fit(run: Run, reads: dict[str, str], module: "FeatureTraining", size: Shape
 
     options, seed = module.options, module.seed
     with tracked(run, reads) as tracker, TrainingProgress(options.steps) as progress:
-        told = partial(_tell, module.concerns, progress.say, options.validate_every, set())
+        told = warner(module.concerns, progress.say, options.validate_every)
         watchers = [progress, lambda step, values: tracker.metrics(values, step=step), told]
         validation: DataLoader | None = DataLoader(Pairs(val, size, seed, MOST_PAIRS), batch_size=MOST_PAIRS) if len(val) else None
         fit(module, Views(train, size, options.batch, seed), validation, run.root, watchers, progress.say)
         save_model(run.root, module.model.encoder)
         tracker.artifact(draw_history(run.root))
         run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
-
-
-def _tell(concerns: Callable[[], list[str]], say: Callable[[str], None], every: int, said: set[str], step: int, values: dict[str, float]) -> None:
-    """Say each kind of concern once, every `every` steps; early on all embeddings are alike."""
-    for concern in concerns() if step % every == 0 else []:
-        if (kind := concern.partition("(")[0]) not in said:
-            say(f"step {step}: {concern}")
-            said.add(kind)

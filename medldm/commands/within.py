@@ -1,10 +1,18 @@
-"""The options `--memory` and `--offload` of commands that encode or decode volumes."""
+"""Where commands that encode or decode volumes do so: the device, and the options `--memory` and `--offload`."""
 
 from collections.abc import Iterable, Sequence
 
+import torch
+
+from medldm.errors import UserError
 from medldm.machine import parse_bytes
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.tiling.plan import Budget
+
+
+def device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def hold_to(
@@ -20,11 +28,13 @@ def hold_to(
         encodes: sizes I J K of volumes that will be encoded.
 
     Raises:
-        UserError: the text is no amount of memory, or `offload` is given without it.
+        UserError: the text is no amount of memory, or `offload` is asked for where activations are on the host anyway.
         OutOfSpace: a size does not fit.
     """
     if memory is None and not offload:
         return
+    if offload and device().type == "cpu":
+        raise UserError("--offload moves activations from a GPU to the host; there is no GPU.", "Leave it away.")
     model.budget = budget = Budget(parse_bytes(memory) if memory else 1 << 60, offload)
     for what, layers, channels, sizes in (
         ("encoding", model.encoder_layers(), model.in_channels, encodes),

@@ -32,6 +32,8 @@ class Autoencoder(nn.Module, ABC):
 
     def __init__(self, image_channels: int, label_count: int, latent_channels: int, factor: int):
         super().__init__()
+        if latent_channels < 1:
+            raise UserError(f"latent_channels={latent_channels}: at least 1 is needed.")
         self.image_channels, self.label_count = image_channels, label_count
         self.latent_channels, self.factor = latent_channels, factor
         self.register_buffer("latent_mean", torch.zeros(latent_channels))

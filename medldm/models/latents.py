@@ -74,10 +74,11 @@ def encode(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, window
         windows: what to cut out.
     """
     x = autoencoder.join(image[None], None if label is None else label[None])
+    device = autoencoder.latent_mean.device
     latents: dict[str, Tensor] = {}
     for number, where in enumerate(windows):
-        mean, std = autoencoder.encode(x[(..., *where)])
-        latents[f"mean_{number}"], latents[f"std_{number}"] = mean[0].contiguous(), std[0].contiguous()
+        mean, std = autoencoder.encode(x[(..., *where)].to(device))
+        latents[f"mean_{number}"], latents[f"std_{number}"] = mean[0].cpu().contiguous(), std[0].cpu().contiguous()
     return latents
 
 

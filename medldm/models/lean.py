@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.shuffle import shuffle, unshuffle
 from medldm.models.tiling.parts import Conv, Layer, Refine, Residual, Shuffle, Silu, Unshuffle
@@ -68,10 +69,15 @@ class LeanAutoencoder(Autoencoder):
         latent_channels: numbers per latent cell.
         widths: channels per level; the number of levels sets the factor, 2^levels.
         blocks: residual blocks per level in the decoder (the encoder has one fewer in its first level).
+
+    Raises:
+        UserError: a number is below 1.
     """
 
     def __init__(self, image_channels: int, label_count: int, latent_channels: int = 4, widths: tuple[int, ...] = (48, 96), blocks: int = 2):
         super().__init__(image_channels, label_count, latent_channels, factor=2 ** len(widths))
+        if not widths or min(widths) < 1 or blocks < 1:
+            raise UserError(f"widths={list(widths)}, blocks={blocks}: at least one width, each of at least 1, and at least 1 block are needed.")
         self.widths, self.blocks = tuple(widths), blocks
         self.stem = nn.Conv3d(self.in_channels * 8, widths[0], 3, padding=1)
         encoder: list[nn.Module] = [ResidualBlock(widths[0]) for _ in range(max(1, blocks - 1))]

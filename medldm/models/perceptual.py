@@ -29,8 +29,8 @@ class Perceptual:
     slices: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise UserError(f"perceptual.weight is {self.weight}; a number of at least 0 was expected.")
+        if not 0 < self.weight < math.inf:
+            raise UserError(f"perceptual.weight is {self.weight}; a positive number was expected.", "Leave --perceptual away to train without.")
         if self.slices < 1:
             raise UserError(f"perceptual.slices is {self.slices}; at least 1 is needed.")
 

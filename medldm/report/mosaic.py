@@ -26,11 +26,13 @@ class Picture:
         image: voxels [I J K], RAS+.
         label: label map [I J K], or None.
         spacing: millimetres along I, J, K.
+        at: voxel to cut it at; by default see `centre`.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    at: tuple[int, ...] | None = None
 
 
 def colour(value: int) -> str:
@@ -46,7 +48,9 @@ def planes(voxels: np.ndarray, at: Sequence[int]) -> list[np.ndarray]:
 
 
 def centre(picture: Picture) -> tuple[int, ...]:
-    """The voxel to cut a volume at: the structure voxel nearest to the centroid of all structures, else the middle."""
+    """The voxel to cut a volume at: the given one, or the structure voxel nearest to the centroid of all structures, else the middle."""
+    if picture.at is not None:
+        return picture.at
     if picture.label is None or not (picture.label > 0).any():
         return tuple(n // 2 for n in picture.image.shape)
     inside = np.argwhere(picture.label > 0)

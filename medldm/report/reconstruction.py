@@ -14,7 +14,7 @@ from medldm.metrics.segmentation import dice
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.quantized import QuantizedAutoencoder
 from medldm.report.html import Figure, Figures
-from medldm.report.mosaic import Picture, colour, mosaic
+from medldm.report.mosaic import Picture, centre, colour, mosaic
 
 UNITS = {"psnr": "dB", "psnr_dct": "dB", "psnr_gain": "dB"}
 
@@ -48,8 +48,9 @@ def reconstruct_case(autoencoder: Autoencoder, images: Images, index: int) -> tu
         raise UserError(f"{images.cohort.path(case.label)} has label values outside 0..{autoencoder.label_count}.", "Prepare the cohort again.")
     with torch.inference_mode():
         target = torch.from_numpy(label)[None, None] if autoencoder.label_count else None
-        image, decoded = autoencoder.split(autoencoder.reconstruct(autoencoder.join(torch.from_numpy(voxels)[None], target)))
-    return image[0].float().numpy(), None if decoded is None else decoded[0, 0].numpy()
+        x = autoencoder.join(torch.from_numpy(voxels)[None], target).to(autoencoder.latent_mean.device)
+        image, decoded = autoencoder.split(autoencoder.reconstruct(x))
+    return image[0].float().cpu().numpy(), None if decoded is None else decoded[0, 0].cpu().numpy()
 
 
 def case_values(autoencoder: Autoencoder, images: Images, index: int) -> Values:
@@ -105,9 +106,9 @@ def stored_picture(images: Images, index: int) -> Picture:
 
 
 def reconstructed_picture(autoencoder: Autoencoder, images: Images, index: int) -> Picture:
-    """The same after encoding and decoding."""
+    """The same after encoding and decoding, cut at the same voxel."""
     image, label = reconstruct_case(autoencoder, images, index)
-    return Picture(image[0], label, images.spacing(index))
+    return Picture(image[0], label, images.spacing(index), at=centre(stored_picture(images, index)))
 
 
 def legend(images: Images) -> dict[str, str]:

@@ -135,6 +135,14 @@ class StepTraining(pl.LightningModule):
         """The step is whole."""
         self.in_step = False
 
+    def on_validation_start(self) -> None:
+        """Mark that the averaged weights stand in the place of the trained ones."""
+        self.in_step = True
+
+    def on_validation_end(self) -> None:
+        """They have been exchanged back."""
+        self.in_step = False
+
     def note(self, terms: dict[str, Tensor], prefix: str) -> None:
         """Remember scalars for the history; only read where they are written down."""
         for name, value in terms.items():
@@ -161,7 +169,9 @@ def weight_average(decay: float) -> WeightAveraging:
         weight = 1 - min(decay, (float(count) + 1) / (float(count) + 20))
         torch._foreach_lerp_(averaged, current, weight)
 
-    return WeightAveraging(use_buffers=False, multi_avg_fn=average)
+    # Lightning makes the copy before it moves the model, and would leave it on the host
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return WeightAveraging(device=device, use_buffers=False, multi_avg_fn=average)
 
 
 class History(pl.Callback):

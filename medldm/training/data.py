@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,20 @@ def _around(volume: Tensor, start: list[int], size: Shape3, reach: Shape3, fill:
     inside = volume[(slice(None), *(slice(max(0, low), min(high, have)) for low, high, have in bounds))]
     missing = [(max(0, -low), max(0, high - have)) for low, high, have in bounds]
     return F.pad(inside, [count for pair in reversed(missing) for count in pair], value=fill)
+
+
+def images_of(source: Cohort, folder: Path) -> tuple[Cohort, Cohort]:
+    """The cases to train and to validate on, of a cohort in a folder.
+
+    Raises:
+        UserError: these are no images, or none to train on.
+    """
+    if source.unit == "latent":
+        raise UserError(f"{folder} holds latents, not images.", "Give the cohort of images that they were made from.")
+    train = source.split("train")
+    if not len(train):
+        raise UserError(f"{folder} has no usable case in the split 'train'.", "Prepare it with more cases.")
+    return train, source.split("val")
 
 
 def load(cohort: Cohort) -> list[tuple[Tensor, Tensor]]:

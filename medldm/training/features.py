@@ -174,15 +174,18 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         a, b: embeddings of length 1 [N D]; row n of one belongs to row n of the other.
         temperature: T > 0.
     """
-    rows = torch.cat([a, b])
-    logits = (rows @ rows.T / temperature).masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), -math.inf)
+    rows = torch.cat([a, b]).float()
+    with torch.autocast(rows.device.type, enabled=False):  # bf16 would round likenesses to .004, and logits to .04
+        products = rows @ rows.T
+    logits = (products / temperature).masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), -math.inf)
     partner = torch.arange(len(rows), device=rows.device).roll(len(a))
     return F.cross_entropy(logits, partner)
 
 
 def retrieval(a: Tensor, b: Tensor) -> float:
     """Share of rows of a [N D] and b [N D] whose nearest row of the other is their partner; chance is 1 / N."""
-    likeness = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    with torch.autocast(a.device.type, enabled=False):
+        likeness = F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
     own = torch.arange(len(a), device=a.device)
     return float(torch.stack([likeness.argmax(axis) == own for axis in (0, 1)]).float().mean())
 

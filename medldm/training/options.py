@@ -1,5 +1,6 @@
 """Settings that every training shares. No Lightning here: command signatures import it."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,8 @@ class Training:
 
     steps: int = 1500
     batch: int = 4
-    learning_rate: float = 5e-3
-    other_learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
+    other_learning_rate: float = 3e-3
     warm_up: int = 40
     final: float = 0.02
     weight_decay: float = 1e-4
@@ -49,8 +50,8 @@ class Training:
         for name, least in (("steps", 0), ("batch", 1), ("validate_every", 1), ("save_every", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"training.{name}={getattr(self, name)}: at least {least} is needed.")
-        if self.learning_rate <= 0 or self.other_learning_rate <= 0 or self.clip <= 0:
-            raise UserError("training.learning_rate, training.other_learning_rate and training.clip must be positive.")
+        if not all(0 < value < math.inf for value in (self.learning_rate, self.other_learning_rate, self.clip)):
+            raise UserError("training.learning_rate, training.other_learning_rate and training.clip must be positive numbers.")
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema={self.ema} must lie in [0, 1).")
         if self.precision not in PRECISIONS:

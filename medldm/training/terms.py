@@ -83,7 +83,9 @@ class AdversarialTerm(Asked):
             scores, _ = self.network(torch.cat([image, seen]))
         real, fake = zip(*(score.float().chunk(2) for score in scores), strict=True)
         value = fooling(fake)
-        term = with_gradient(value, torch.autograd.grad(value, seen, retain_graph=True)[0], reconstruction)
+        slope = torch.autograd.grad(value, seen, retain_graph=True)[0]
+        sound = value.isfinite() & slope.isfinite().all()  # discriminators that have run away are no reason to skip the autoencoder's step
+        term = with_gradient(torch.where(sound, value, 0), torch.where(sound, slope, 0), reconstruction)
         adaptive = balance(others, term, model.last_layer) if self.settings.adaptive else torch.ones_like(term)
         loss = hinge(real, fake)
         self._watch(loss.detach())

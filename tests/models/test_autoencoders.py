@@ -129,6 +129,12 @@ def test_the_description_rebuilds_it(case):
     assert type(copy) is type(model) and describe(copy) == describe(model)
 
 
+@pytest.mark.parametrize("wrong", [{"widths": ()}, {"widths": (8, 0)}, {"blocks": 0}, {"latent_channels": 0}])
+def test_numbers_that_make_no_network_are_refused(wrong):
+    with pytest.raises(UserError, match="at least"):
+        LeanAutoencoder(1, 0, **wrong)
+
+
 def test_image_only_mode_has_no_label():
     model = LeanAutoencoder(2, 0, widths=(8, 16))
     image = torch.zeros(1, 2, 16, 16, 16)

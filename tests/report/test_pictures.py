@@ -32,6 +32,7 @@ def test_a_volume_is_cut_through_its_structures():
     label[7, 2, 1:4] = 1
     assert centre(Picture(label, label)) == (7, 2, 2)
     assert centre(Picture(label)) == (5, 5, 5)
+    assert centre(Picture(label, label, at=(1, 2, 3))) == (1, 2, 3)
     ring = np.zeros((9, 9, 9))
     ring[:, 4, 4] = ring[:, 0, 4] = 1  # the centroid lies in neither of the two bars
     assert ring[centre(Picture(ring, ring))] == 1

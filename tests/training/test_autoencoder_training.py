@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from medldm.commands.train_autoencoder import _warner
+from medldm.commands.progress import warner
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.losses import AutoencoderLoss
 from medldm.models.quantized import QuantizedAutoencoder
@@ -48,9 +48,9 @@ def test_codebooks_that_are_hardly_used_are_named_and_quantised_latents_are_not_
     assert "codebooks [1] are hardly used: as if they had 2 of 40" in few and "[0] spread by more than 100: raise loss.commitment" in far
 
 
-def test_a_concern_is_said_once_and_at_validation():
+def test_a_concern_of_a_kind_is_said_once_and_not_before_there_is_something_to_see():
     said = []
-    watch = _warner(lambda: ["a", "b"] if said else ["a"], said.append)
-    for step, values in ((10, {"train/loss": 1.0}), (20, {"val/psnr": 1.0}), (30, {"val/psnr": 1.0})):
-        watch(step, values)
-    assert said == ["step 20: a", "step 30: b"]
+    watch = warner(lambda: ["a: 12 of 20", "b (2)"] if said else ["a: 3 of 20"], said.append, 20)
+    for step in (10, 20, 30, 40, 60):
+        watch(step, {})
+    assert said == ["step 20: a: 3 of 20", "step 40: b (2)"]

@@ -26,7 +26,7 @@ from medldm.training.options import Training
 from medldm.training.resume import stored
 
 CROP = (16, 16, 16)
-BRIEF = Training(steps=60, batch=12, warm_up=5, validate_every=30, save_every=20)
+BRIEF = Training(steps=60, batch=12, learning_rate=5e-3, other_learning_rate=5e-3, warm_up=5, validate_every=30, save_every=20)
 
 
 @pytest.fixture(scope="module")

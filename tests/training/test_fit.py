@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from medldm.errors import UserError
 from medldm.training.base import StepTraining
@@ -91,6 +91,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path):
     newest.write_bytes(content)
     again, lines = run(stopped)
     assert newest.name in lines[0] and "step 15 of 20" in lines[1]
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
+
+
+class Interrupted(Line):
+    """Is stopped in its first validation."""
+
+    def validation_step(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+
+def test_a_stop_during_validation_loses_nothing_and_exchanges_no_weights(tmp_path):
+    values = DataLoader(torch.ones(1))
+    often = options(validate_every=7)  # no multiple of save_every
+    whole, stopped, again = Line(often), Interrupted(often), Line(often)
+    whole.validation_step = again.validation_step = lambda batch, batch_idx: None
+    fit(whole, Numbers(), values, tmp_path / "whole", [], print)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(stopped, Numbers(), values, tmp_path / "stopped", [], print)
+    assert [step for step, _ in stored(tmp_path / "stopped" / "checkpoints")] == [5]
+    fit(again, Numbers(), values, tmp_path / "stopped", [], print)
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 

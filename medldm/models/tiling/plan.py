@@ -14,6 +14,7 @@ from medldm.models.tiling.streamer import Streamer
 THICK = (64, 32, 16, 8)  # rows
 THIN = (4, 2, 1)  # rows, of which a third and more is computed for neighbours
 WAYS = [(rows, recompute) for heights in (THICK, THIN) for recompute in (0, 1, 2) for rows in heights]  # fastest first
+HOST = ", or keep activations on the host: --offload true."
 SPARE_SHARE, SPARE_BYTES = 0.35, 256 << 20  # what allocators hold beyond what is asked of them; measured: 0 to 0.29
 
 
@@ -47,7 +48,7 @@ class Plan:
         try:
             result = streamer.gather(run(layers, streamer.take(x), streamer))
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise OutOfSpace(f"Memory ran out ({self}).", "Lower --memory, or keep activations on the host: --offload true.") from error
+            raise OutOfSpace(f"Memory ran out ({self}).", f"Lower --memory{HOST if torch.cuda.is_available() else '.'}") from error
         assert result is not None  # it is None in a dry run only
         return result
 
@@ -78,7 +79,7 @@ class Budget:
         found = next((plan for plan in plans if plan.peak <= self.memory), None)
         if found is None:
             least = min(plan.peak for plan in plans)
-            fix = "Give more as --memory" + ("." if self.offload else ", or keep activations on the host: --offload true.")
+            fix = "Give more as --memory" + (HOST if torch.cuda.is_available() and not self.offload else ".")
             raise OutOfSpace(f"This size takes {least / 2**30:.2f} GiB at least; {self.memory / 2**30:.2f} GiB were given.", fix)
         return found
 
