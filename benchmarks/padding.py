@@ -4,6 +4,7 @@
 
 Every held-out volume, cut to whole cells, is reconstructed alone, and in a grid of the largest sizes that is filled in four ways: as it comes, with
 group normalisation by the statistics of the volume's own cells, and by `reconstruct(x, sizes)`. PSNR within the volume, against alone.
+The lean network normalises nothing, so its own statistics change nothing.
 """
 
 import argparse
@@ -40,13 +41,13 @@ def own_statistics(model: nn.Module, share: list[float]) -> None:
             module.forward = MethodType(forward, module)
 
 
-def filled(x: Tensor, grid: list[int], how: str) -> Tensor:
-    """x [1 C I J K] at the origin of a grid; label channels are padded by background where a value fills the image."""
+def filled(x: Tensor, contrasts: int, grid: list[int], how: str) -> Tensor:
+    """x [1 C I J K], contrasts first, at the origin of a grid; label channels are padded by background where a value fills the image."""
     pads = [edge for have, want in reversed(list(zip(x.shape[2:], grid, strict=True))) for edge in (0, want - have)]
     if how in ("reflect", "replicate"):
         return F.pad(x, pads, mode=how)
-    value = float(x[:, :1].min() if how == "lowest" else x[:, :1].mean())
-    return torch.cat([F.pad(x[:, :1], pads, value=value), F.pad(x[:, 1:], pads)], dim=1)
+    image, label = x[:, :contrasts], x[:, contrasts:]
+    return torch.cat([F.pad(image, pads, value=float(image.min() if how == "lowest" else image.mean())), F.pad(label, pads)], dim=1)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
             own_statistics(changed, [have / want for have, want in zip(x.shape[2:], grid, strict=True)])
             alone = quality(model, x, x)
             for how in FILLS:
-                y = filled(x, grid, how)
+                y = filled(x, model.image_channels, grid, how)
                 losses[how, "as it comes"].append(quality(model, y, x) - alone)
                 losses[how, "own statistics"].append(quality(changed, y, x) - alone)
                 losses[how, "sizes given"].append(quality(model, y, x, [tuple(x.shape[2:])]) - alone)
