@@ -51,17 +51,17 @@ def cache_latents(
         raise UserError(f"windows={windows}, multiple={multiple}: both must be at least 1.")
     reads = {"cohort": source.fingerprint(), "autoencoder": sha256(autoencoder / "model.safetensors")}
     arguments = dict(cohort=cohort, autoencoder=autoencoder, windows=windows, multiple=multiple, seed=seed)
+    usable = source.where(lambda case: case.status == "ok" and case.split != "")
+    train = source.split("train")
+    boxes = [_box(source, case) for case in train]
+    grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
+    hold_to(model, memory, offload, encodes=[tuple(cells * model.factor for cells in grid)])
     run = Run.claim(out, "cache-latents", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
     model.to(device())
     with tracked(run, reads) as tracker:
-        usable = source.where(lambda case: case.status == "ok" and case.split != "")
-        train = source.split("train")
-        boxes = [_box(source, case) for case in train]
-        grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
-        hold_to(model, memory, offload, encodes=[tuple(cells * model.factor for cells in grid)])
         cases = [
             _encode_case(usable, case, model, run.root, grid, windows if case.split == "train" else 1, seed)
             for case in track(list(usable), "encoding")

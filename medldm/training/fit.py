@@ -46,6 +46,9 @@ def fit(
         say(f"checkpoint {path.name} is damaged and was passed over")
     if checkpoint:
         say(f"continuing from step {start} of {options.steps}")
+    if checkpoint and start == options.steps:  # nothing is left to train, and Lightning would leave the weights as they were before averaging
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        return
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     torch.use_deterministic_algorithms(not torch.cuda.is_available())

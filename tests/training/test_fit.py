@@ -94,6 +94,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 
+def test_a_training_that_was_stopped_after_its_last_step_still_ends_with_the_average(tmp_path):
+    whole, _ = run(tmp_path)
+    again, lines = run(tmp_path)
+    assert lines == ["continuing from step 20 of 20"] and not again.seen
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
+
+
 class Interrupted(Line):
     """Is stopped in its first validation."""
 
