@@ -52,7 +52,19 @@ def fit(
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    trainer = pl.Trainer(
+    trainer = _trainer(module, root, start, validation is not None, watchers)
+    batches = loader(dataset, start, options.steps, options.batch, single_from)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        trainer.fit(module, batches, validation, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _trainer(module: StepTraining, root: Path, start: int, validates: bool, watchers: Sequence[Watcher]) -> pl.Trainer:
+    """Lightning's loop for one device, which counts steps and leaves files and lines to us."""
+    options = module.options
+    return pl.Trainer(
         max_steps=options.steps,
         max_epochs=1,
         precision=resolve_precision(options.precision, module.smallest),
@@ -63,18 +75,12 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        check_val_every_n_epoch=None if validation else 1,
-        val_check_interval=min(options.validate_every, options.steps) if validation else None,
-        limit_val_batches=None if validation else 0,
+        check_val_every_n_epoch=None if validates else 1,
+        val_check_interval=min(options.validate_every, options.steps) if validates else None,
+        limit_val_batches=None if validates else 0,
         callbacks=[
             weight_average(options.ema),
             History(root / "history.csv", start, watchers),
             Checkpoints(root / "checkpoints", options.save_every),
         ],
     )
-    batches = loader(dataset, start, options.steps, options.batch, single_from)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        trainer.fit(module, batches, validation, ckpt_path=checkpoint, weights_only=True)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
