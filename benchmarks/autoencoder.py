@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medldm.machine import tune_allocator
+from medldm.machine import memory_of_process, tune_allocator
 
 tune_allocator()
 
@@ -69,7 +69,7 @@ def train_row(name: str, options: argparse.Namespace) -> dict[str, float]:
     start = time.process_time()
     run_training(arguments, folder, steps)
     used = time.process_time() - start
-    values = {"steps": steps, "minutes": used / 60, "step_ms": 1000 * per_step, "peak_mib": peak_mib()}
+    values = {"steps": steps, "minutes": used / 60, "step_ms": 1000 * per_step, "peak_mib": memory_of_process("VmHWM") / 2**20}
     model = load_model(folder)
     return values | costs(model, options.crop) | quality(model, options)
 
@@ -94,12 +94,6 @@ def seconds_per_step(arguments: dict, folder: Path) -> float:
         run_training(arguments, folder.with_name(f"{folder.name}.{steps}"), steps)
         taken.append(time.process_time() - start)
     return (taken[2] - taken[1]) / 20
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def costs(model, crop: tuple[int, int, int]) -> dict[str, float]:

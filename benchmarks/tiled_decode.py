@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from medldm.machine import parse_bytes, share_processors, tune_allocator
+from medldm.machine import memory_of_process, parse_bytes, share_processors, tune_allocator
 
 if "--stock_allocator" not in sys.argv:
     tune_allocator()
@@ -54,12 +54,6 @@ def decode(way: str, model: Autoencoder, z: torch.Tensor, memory: int) -> torch.
     plan = Budget(memory).plan(layers, z.shape)
     print(f"plan: {plan}", flush=True)
     return plan.run(layers, z)
-
-
-def memory_of_process(word: str) -> int:
-    """VmRSS (now) or VmHWM (at most) of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(word))
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -60,6 +60,12 @@ def cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
+def memory_of_process(word: str) -> int:
+    """Bytes that this process holds in memory now ("VmRSS") or has held at most ("VmHWM"), on Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(word))
+
+
 def parse_bytes(text: str) -> int:
     """Bytes that a text such as "8GB" (10^9), "500MiB" (2^20) or "1.5 GiB" names.
 

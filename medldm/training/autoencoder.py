@@ -93,9 +93,7 @@ class AutoencoderTraining(StepTraining):
         """PSNR of whole volumes, in dB for the range [-1, 1]."""
         image, label = batch
         reconstruction, _ = self.model.split(self.model.reconstruct(self.model.join(image, label)))
-        total, count = self.record.get("val/psnr", 0.0), batch_idx
-        psnr = 10 * torch.log10(4 / F.mse_loss(reconstruction, image))
-        self.record["val/psnr"] = (total * count + float(psnr)) / (count + 1)
+        self.note_mean("val/psnr", 10 * torch.log10(4 / F.mse_loss(reconstruction, image)), batch_idx)
 
     def concerns(self) -> list[str]:
         """What is wrong with the contest and with the latents of the last batch, one sentence each."""

@@ -148,6 +148,10 @@ class StepTraining(pl.LightningModule):
         for name, value in terms.items():
             self.record[f"{prefix}{name}"] = value.detach() if isinstance(value, Tensor) else value
 
+    def note_mean(self, name: str, value: Tensor, index: int) -> None:
+        """Remember the mean of a scalar over the validation batches 0 to `index`, of which this is the last."""
+        self.record[name] = (self.record.get(name, 0.0) * index + float(value)) / (index + 1)
+
 
 def compute_again(blocks: Sequence[nn.Module]) -> None:
     """Let modules keep their arguments alone, and compute what is inside once more in the backward pass.

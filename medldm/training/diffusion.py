@@ -41,5 +41,4 @@ class DiffusionTraining(StepTraining):
             self.model.error(latents, noise, torch.full((len(latents),), t, dtype=torch.float64, device=latents.device), context)
             for t in VALIDATION_TIMES
         ]
-        total = self.record.get("val/loss", 0.0)
-        self.record["val/loss"] = (total * batch_idx + float(torch.stack(errors).mean())) / (batch_idx + 1)
+        self.note_mean("val/loss", torch.stack(errors).mean(), batch_idx)
