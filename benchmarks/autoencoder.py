@@ -22,7 +22,7 @@ from medldm.machine import memory_of_process, tune_allocator
 tune_allocator()
 
 COLUMNS = {
-    "steps": "d", "minutes": ".1f", "step_ms": ".0f", "peak_mib": ".0f", "parameters_m": ".2f", "kflop_voxel": ".0f", "decode_ms": ".0f",
+    "steps": "d", "minutes": ".1f", "step_ms": ".0f", "peak_mib": ".0f", "parameters_m": ".2f", "kflop_voxel": ".0f", "decode_ms": ".0f", "bits_voxel": ".2f",
     "psnr": ".2f", "ssim": ".4f", "psnr_dct": ".2f", "ssim_dct": ".4f", "dice": ".3f",
 }  # fmt: skip
 FIFTH = 0.2  # of the time that the other rows have
@@ -40,8 +40,10 @@ def rows(features: Path | None) -> dict[str, dict]:
         "kl16": {},
         "kl8": {"model": partial(LeanAutoencoder, latent_channels=8)},
         "kl4": {"model": partial(LeanAutoencoder, latent_channels=16)},
-        "vq16": {"model": partial(QuantizedAutoencoder, groups=4, codes=512)},
-        "vq64": {"model": partial(QuantizedAutoencoder, groups=1, codes=1024)},
+        "vq16": {"model": partial(QuantizedAutoencoder, groups=4)},
+        "vq8": {"model": partial(QuantizedAutoencoder, body=partial(LeanAutoencoder, latent_channels=8), groups=8)},
+        "vq4": {"model": partial(QuantizedAutoencoder, body=partial(LeanAutoencoder, latent_channels=16), groups=16)},
+        "vq16 one codebook": {"model": partial(QuantizedAutoencoder, codes=1024)},
         "monai16": {"model": partial(MonaiAutoencoder, latent_channels=4)},
         "kl16 in a fifth": {},
         "kl16 adversarial": {"adversarial": Adversarial()},
@@ -71,6 +73,8 @@ def train_row(name: str, options: argparse.Namespace) -> dict[str, float]:
     used = time.process_time() - start
     values = {"steps": steps, "minutes": used / 60, "step_ms": 1000 * per_step, "peak_mib": memory_of_process("VmHWM") / 2**20}
     model = load_model(folder)
+    if hasattr(model, "bits_per_voxel"):
+        values["bits_voxel"] = model.bits_per_voxel
     return values | costs(model, options.crop) | quality(model, options)
 
 
