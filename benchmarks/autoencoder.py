@@ -22,8 +22,8 @@ from medldm.machine import memory_of_process, tune_allocator
 tune_allocator()
 
 COLUMNS = {
-    "steps": "d", "minutes": ".1f", "step_ms": ".0f", "peak_mib": ".0f", "parameters_m": ".2f", "kflop_voxel": ".0f", "decode_ms": ".0f", "bits_voxel": ".2f",
-    "psnr": ".2f", "ssim": ".4f", "psnr_dct": ".2f", "ssim_dct": ".4f", "dice": ".3f",
+    "steps": "d", "minutes": ".1f", "step_ms": ".0f", "peak_mib": ".0f", "parameters_m": ".2f", "kflop_voxel": ".0f", "decode_ms": ".0f",
+    "bits_voxel": ".2f",     "psnr": ".2f", "ssim": ".4f", "psnr_dct": ".2f", "ssim_dct": ".4f", "dice": ".3f",
 }  # fmt: skip
 FIFTH = 0.2  # of the time that the other rows have
 

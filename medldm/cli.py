@@ -4,19 +4,17 @@ A configuration file is that function's keyword arguments as YAML; nested object
 Exit codes: 0 done, 2 the input is wrong, 1 a defect of medldm, 3 out of space or memory, 130 and 143 stopped by a signal.
 """
 
-import difflib
 import importlib
-import os
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from typing import TYPE_CHECKING, Any, Literal
 
 from medldm.errors import OutOfSpace, UserError
+from medldm.explain import explain, nearest, shorten
 from medldm.machine import bound_tracking, share_processors, tune_allocator
 
 if TYPE_CHECKING:
@@ -44,7 +42,6 @@ KNOBS = {
     "train-diffusion": "Lower training.batch, or use a smaller net.",
     **dict.fromkeys(("cache-latents", "generate", "evaluate"), "Set --memory to what there is, or lower the batch where there is one."),
 }
-LONGEST_MESSAGE = 400
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"medldm {version('medldm')}")
         return 0
     if name not in COMMANDS:
-        return _refuse("", UserError(f"There is no command {name!r}.{_nearest(name, COMMANDS)}", "See: medldm --help"))
+        return _refuse("", UserError(f"There is no command {name!r}.{nearest(name, COMMANDS)}", "See: medldm --help"))
     tune_allocator()
     share_processors()
     bound_tracking()
@@ -119,7 +116,7 @@ def arguments_of(name: str, options: list[str]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError("The file given as --config is not text.", "Give a YAML file; --print_config prints one.") from error
     except ArgumentError as error:
-        raise UserError(*_explain(str(error), parser.get_defaults().keys())) from error
+        raise UserError(explain(str(error), parser.get_defaults().keys())) from error
     except ValueError as error:
         raise _said_by(error) from error
     return {key: value for key, value in given.items() if key not in ("config", "command")}
@@ -158,7 +155,7 @@ def _guarded(name: str, options: list[str]) -> int:
     except Exception as error:
         if _is_exhaustion(error):
             what, fix = ("The disk", "Free some.") if isinstance(error, OSError) else ("Memory", KNOBS.get(name, "Free some."))
-            return _refuse(name, OutOfSpace(f"{what} does not suffice ({_shorten(str(error)) or type(error).__name__}).", fix))
+            return _refuse(name, OutOfSpace(f"{what} does not suffice ({shorten(str(error)) or type(error).__name__}).", fix))
         if isinstance(error, OSError) and error.filename:  # no right, a read-only disk, a name that is too long ...
             return _refuse(name, UserError(f"{error.filename}: {(error.strerror or 'not accessible').lower()}.", "Check the path and its rights."))
         traceback.print_exc()
@@ -207,25 +204,3 @@ def _termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _explain(text: str, keys: Iterable[str]) -> tuple[str, str]:
-    """One line of what jsonargparse found, and the nearest name if a name is wrong."""
-    text = re.sub(r"Type \S*Callable\S*.*?callable class: ", "", " ".join(text.split()))
-    text = re.sub(r"\.*\s*Got value: Namespace\(.*", "", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.", "")
-    wrong = re.search(r"[Oo]ption '([^']+)'|unrecognized arguments: --([^\s=]+)", text)
-    names = {key.replace(".init_args", "") for key in keys}
-    names |= {name.rpartition(".")[2] for name in names}
-    hint = _nearest(wrong[1] or wrong[2], names) if wrong else ""
-    return f"{_shorten(text).rstrip('.')}.{hint}", ""
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split()).replace(os.path.expanduser("~"), "~")
-    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " ..."

@@ -15,7 +15,7 @@ import importlib
 import inspect
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from medldm.errors import UserError
 from medldm.files import atomic, read_json, read_yaml, sha256, write_json, write_yaml
 
 PACKAGES = ("medldm", "monai", "torch")
+MOST = 5  # differences that a message lists
 
 
 @dataclass
@@ -72,14 +73,16 @@ class Run:
                 raise UserError(f"{out} already holds other files ({', '.join(strange[:3])}).", "Give a new folder as --out.")
         before = read_yaml(out / "config.yaml") if (out / "config.yaml").is_file() else config
         # an argument that did not exist when the folder was made counts as None
-        if keys := sorted(k for k in {*before, *config} if before.get(k) != config.get(k)):
+        if found := list(differences(before, config)):
             if before.get("command") != command:
                 raise UserError(f"{out} was made by {before.get('command')!r}.", "Give a new folder as --out.")
-            differences = "; ".join(f"{k}: {before.get(k)!r} there, {config.get(k)!r} now" for k in keys)
-            raise UserError(f"{out} was made with other arguments ({differences}).", "Give a new folder as --out, or the old arguments.")
+            more = f"; and {len(found) - MOST} more" if len(found) > MOST else ""
+            raise UserError(
+                f"{out} was made with other arguments ({'; '.join(found[:MOST])}{more}).", "Give a new folder as --out, or the old arguments."
+            )
         if reads and (out / "inputs.json").is_file() and (before := read_json(out / "inputs.json")) != reads:
-            differences = "; ".join(f"{k}: {before.get(k, '')[:12]} there, {v[:12]} now" for k, v in reads.items() if before.get(k) != v)
-            raise UserError(f"{out} was made from other inputs ({differences}).", "Give a new folder as --out.")
+            others = "; ".join(f"{k}: {before.get(k, '')[:12]} there, {v[:12]} now" for k, v in reads.items() if before.get(k) != v)
+            raise UserError(f"{out} was made from other inputs ({others}).", "Give a new folder as --out.")
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
         try:
@@ -120,6 +123,23 @@ class Run:
         }
         write_json(self.root / "provenance.json", content)
         self.lock.release()
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two configurations differ, by the names that options have: "training.steps: 4 there, 8 now"."""
+    (kind, before), (other, now) = _unfolded(before), _unfolded(now)
+    if kind == other and isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif (kind, before) != (other, now):
+        yield f"{name}: {kind or repr(before)} there, {other or repr(now)} now"
+
+
+def _unfolded(value: Any) -> tuple[str, Any]:
+    """Class path and settings of what is built from one; "" and the value itself otherwise."""
+    if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
+        return value["class_path"], value["init_args"]
+    return "", value
 
 
 def plain(value: Any) -> Any:

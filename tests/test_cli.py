@@ -165,6 +165,20 @@ def test_what_a_step_says_of_its_settings_arrives(capsys, tmp_path, step, named)
     assert named in error and "Traceback" not in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("option", "value", "said"), [
+    ("adversarial.wieght", "3", "adversarial: Option 'wieght' is not accepted. Did you mean 'weight'?"),
+    ("adversarial.weight", "much", "adversarial.weight: Expected a float. Got value: much."),
+    ("adversarial", "true", "adversarial: Expected settings of medldm.models.adversarial.Adversarial, each with its name."),
+    ("perceptual.weight", "1", "perceptual: the following arguments are required: network."),
+    ("crop", "[8, 8]", "crop: Expected a tuple with 3 elements. Got value: [8, 8]."),
+    ("model", "Quantised", "model: Expected the path of a class, such as package.module.Class, not Quantised."),
+    ("loss.ssmi", "1", "unrecognized arguments: --loss.ssmi 1. Did you mean 'loss.ssim'?"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_setting_is_said_without_the_types_it_was_tried_as(capsys, tmp_path, option, value, said):
+    assert cli.main(["train-autoencoder", "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), f"--{option}", value]) == 2
+    assert capsys.readouterr().err == f"medldm train-autoencoder: {said}\n"
+
+
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert cli.main(["train-difusion"]) == 2
     assert "train-diffusion" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from medldm.errors import UserError
 from medldm.files import atomic, read_yaml
 from medldm.models.lean import LeanAutoencoder
 from medldm.randomness import keyed, permutation, seeded
-from medldm.run import Run, build, describe, load_model, save_model
+from medldm.run import Run, build, describe, differences, load_model, save_model
 from medldm.volume import Volume, read_volume, write_volume
 
 AFFINE = np.array([[0.0, -2.0, 0.0, 5.0], [1.5, 0.0, 0.0, -7.0], [0.0, 0.0, 3.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
@@ -152,6 +152,15 @@ def test_a_run_folder_belongs_to_one_command_its_arguments_and_its_inputs(tmp_pa
             Run.claim(tmp_path / "r", "train", arguments, reads)
     again = Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"})
     assert not again.finished and read_yaml(tmp_path / "r" / "config.yaml") == {"command": "train", "lr": 0.1}
+
+
+def test_a_message_names_the_settings_that_differ_and_no_others():
+    def settings(steps, model="m.A"):
+        return {"training": {"class_path": "t.T", "init_args": {"steps": steps, "batch": 4}}, "model": {"class_path": model, "init_args": {}}}
+
+    assert list(differences(settings(4), settings(8, "m.B"))) == ["training.steps: 4 there, 8 now", "model: m.A there, m.B now"]
+    assert list(differences(settings(4), settings(4))) == []
+    assert list(differences({"model": None}, {"model": settings(4)["model"]})) == ["model: None there, m.A now"]
 
 
 def test_a_folder_with_other_files_is_not_taken(tmp_path):

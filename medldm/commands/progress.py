@@ -22,18 +22,19 @@ def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     yield from track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
-def warner(concerns: Callable[[], list[str]], say: Callable[[str], None], every: int) -> Callable[[int, dict[str, float]], None]:
+def warner(concerns: Callable[[], list[str]], say: Callable[[str], None], every: int, first: int = 0) -> Callable[[int, dict[str, float]], None]:
     """A watcher that says each kind of concern once; two are of one kind if they agree up to the first bracket or colon.
 
     Args:
         concerns: gives sentences on what is wrong.
         say: takes lines for the user.
-        every: steps between two looks; before the first, nothing has been learnt.
+        every: steps between two looks.
+        first: step before which nothing has been learnt that could be judged.
     """
     said: set[str] = set()
 
     def watch(step: int, values: dict[str, float]) -> None:
-        for concern in concerns() if step % every == 0 else []:
+        for concern in concerns() if step >= first and step % every == 0 else []:
             if (kind := re.split(r"[(:]", concern)[0]) not in said:
                 say(f"step {step}: {concern}")
                 said.add(kind)

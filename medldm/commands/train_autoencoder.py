@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
-from medldm.commands.progress import TrainingProgress, draw_history, warner
+from medldm.commands.training_run import train_run
 from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
 from medldm.files import sha256
@@ -19,14 +16,10 @@ from medldm.models.perceptual import Perceptual
 from medldm.models.pretrained import load_weights
 from medldm.models.quantized import QuantizedAutoencoder
 from medldm.randomness import seeded
-from medldm.run import Run, save_model
-from medldm.tracking import tracked
+from medldm.run import Run
 from medldm.training.data import Crops, Whole, crop_size, images_of, load
 from medldm.training.options import Training
 from medldm.volume import read_volume
-
-if TYPE_CHECKING:
-    from medldm.training.autoencoder import AutoencoderTraining
 
 
 def train_autoencoder(
@@ -69,48 +62,26 @@ def train_autoencoder(
     arguments = dict(locals())
     source = Cohort.load(cohort)
     train, val = images_of(source, cohort)
-    labels = _labels(source, cohort) if with_labels else 0
-    network = _network(model, train, labels, seed)
+    network = _network(model, train, _labels(source, cohort) if with_labels else 0, seed)
     _check_codes(network, loss)
     _start(network, weights, training.steps)
     size = crop_size(train, network.factor, crop)
     whole = _whole(whole_from, training.steps, network.factor)
     if adversarial:
         adversarial.check(size, training.steps)
-    reads = _reads(source, perceptual, weights)
 
     from medldm.training.autoencoder import AutoencoderTraining
 
     module = AutoencoderTraining(network, loss, training, seed, size, perceptual, adversarial)
+    reads = _reads(source, perceptual, weights)
     run = Run.claim(out, "train-autoencoder", arguments, reads)  # nothing can be refused after this
     if run.finished:
         print(f"{out} is finished already.")
         return out
     print(f"{_told(network)}, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
-    _fit(run, reads, module, Crops(train, size, training.batch, seed, augment, whole), val)
+    crops = Crops(train, size, training.batch, seed, augment, whole)
+    train_run(run, reads, module, crops, load(val), lambda: network, single_from=whole.first if whole else None)
     return out
-
-
-def _fit(run: Run, reads: dict[str, str], module: "AutoencoderTraining", crops: Crops, val: Cohort) -> None:
-    """Train, save the model and finish the run."""
-    from medldm.training.base import History
-    from medldm.training.fit import fit
-
-    steps, single_from = module.options.steps, crops.whole and crops.whole.first
-    with tracked(run, reads) as tracker, TrainingProgress(steps) as progress:
-        watchers = [
-            progress,
-            lambda step, values: tracker.metrics(values, step=step),
-            warner(module.concerns, progress.say, min(module.options.validate_every, steps or 1)),
-        ]
-        validation: DataLoader | None = DataLoader(load(val), batch_size=1) if len(val) else None
-        if steps:
-            fit(module, crops, validation, run.root, watchers, progress.say, single_from)
-        else:
-            History(run.root / "history.csv", 0)
-        save_model(run.root, module.model)
-        tracker.artifact(draw_history(run.root))
-        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
 
 
 def _reads(source: Cohort, perceptual: Perceptual | None, weights: Path | None) -> dict[str, str]:

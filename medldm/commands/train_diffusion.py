@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.progress import TrainingProgress, draw_history
+from medldm.commands.training_run import train_run
 from medldm.diffusion.conditions.base import Condition, Value
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
@@ -22,9 +21,8 @@ from medldm.models.autoencoder import Autoencoder
 from medldm.models.latents import weights_digest
 from medldm.models.nets import DenoisingNet, UNet
 from medldm.randomness import keyed, seeded
-from medldm.run import Run, load_model, save_model
-from medldm.tracking import tracked
-from medldm.training.latents import Draw
+from medldm.run import Run, load_model
+from medldm.training.latents import Draw, Latents
 from medldm.training.options import Training
 
 
@@ -71,15 +69,19 @@ def train_diffusion(
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    with tracked(run, reads) as tracker, TrainingProgress(training.steps) as progress:
-        watchers = [progress, lambda step, values: tracker.metrics(values, step=step)]
-        _fit(source, denoiser, autoencoder, draw, training, seed, run, watchers, progress.say)
+    grid = tuple(source.facts["grid"])
+
+    from medldm.training.diffusion import DiffusionTraining
+
+    dataset, held_out = (_dataset(source, name, denoiser, autoencoder, draw, training.batch, seed) for name in ("train", "val"))
+    _tell(source, denoiser, autoencoder, draw)
+
+    def result() -> LatentDiffusion:
         population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
-        grid, spacing = tuple(source.facts["grid"]), tuple(source.facts["voxel_spacing"])
         units = {name: source.covariates[name] for name in denoiser.conditions}
-        save_model(run.root, LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, units))
-        tracker.artifact(draw_history(run.root))
-        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])
+        return LatentDiffusion(autoencoder, denoiser, population, grid, tuple(source.facts["voxel_spacing"]), source.labels, units)
+
+    train_run(run, reads, DiffusionTraining(denoiser, training, seed, grid), dataset, held_out.whole(), result, validation_batch=8)
     return out
 
 
@@ -119,36 +121,22 @@ def _denoiser(source: Cohort, network: DenoisingNet, process: Process, predicts:
     return Denoiser(network, process, {name: _condition(name, train, network.width) for name in names}, predicts)
 
 
-def _fit(
-    source: Cohort,
-    denoiser: Denoiser,
-    autoencoder: Autoencoder,
-    draw: Draw,
-    training: Training,
-    seed: int,
-    run: Run,
-    watchers: list[Callable],
-    say: Callable[[str], None],
-) -> None:
-    from medldm.training.diffusion import DiffusionTraining
-    from medldm.training.fit import fit
-    from medldm.training.latents import Latents
+def _dataset(source: Cohort, split: str, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw, batch: int, seed: int) -> Latents:
+    """Whitened latents of a split with their conditions."""
+    cases = source.split(split)
+    codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cases]
+    return Latents(cases, torch.stack(codes) if codes else torch.zeros(0, 0), autoencoder.whiten, tuple(source.facts["grid"]), batch, seed, draw)
 
-    grid = tuple(source.facts["grid"])
 
-    def dataset(cohort: Cohort) -> Latents:
-        codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cohort]
-        return Latents(cohort, torch.stack(codes), autoencoder.whiten, grid, training.batch, seed, draw)
-
-    train, val = source.split("train"), source.split("val")
-    parameters = sum(p.numel() for p in denoiser.parameters())
-    cells, names = "x".join(map(str, grid)), ", ".join(denoiser.conditions) or "none"
+def _tell(source: Cohort, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw) -> None:
+    """Print what will be trained on what, and what draws cost."""
     if draw != "mean":
         noise = torch.tensor(source.facts["noise_variance"]) / autoencoder.latent_std**2
-        say(f"posterior noise in the latents puts a floor of {loss_floor(noise, denoiser.process, denoiser.predicts):.3g} under the loss")
-    say(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, grid {cells}, conditions: {names}")
-    validation: DataLoader | None = DataLoader(dataset(val).whole(), batch_size=8) if len(val) else None
-    fit(DiffusionTraining(denoiser, training, seed, grid), dataset(train), validation, run.root, watchers, say)
+        floor = loss_floor(noise, denoiser.process, denoiser.predicts)
+        print(f"posterior noise in the latents puts a floor of {floor:.3g} under the loss")
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    cells, names = "x".join(map(str, source.facts["grid"])), ", ".join(denoiser.conditions) or "none"
+    print(f"{parameters / 1e6:.2f} M parameters, {len(source.split('train'))} cases, grid {cells}, conditions: {names}")
 
 
 def _chosen(train: Cohort, wanted: list[str] | None, latents: Path) -> list[str]:

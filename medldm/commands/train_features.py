@@ -2,24 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from torch.utils.data import DataLoader
 
 from medldm.cohort import Cohort
-from medldm.commands.progress import TrainingProgress, draw_history, warner
+from medldm.commands.training_run import train_run
 from medldm.errors import UserError
 from medldm.models.encoder import FeatureEncoder
 from medldm.randomness import seeded
-from medldm.run import Run, save_model
-from medldm.tracking import tracked
+from medldm.run import Run
 from medldm.training.data import crop_size, images_of
 from medldm.training.options import Training
-from medldm.types import Shape3
 from medldm.volume import read_volume
-
-if TYPE_CHECKING:
-    from medldm.training.features import FeatureTraining
 
 LARGEST_CROP = 32
 MOST_PAIRS = 64  # held-out cases that validation compares
@@ -66,7 +58,7 @@ def train_features(
     size = crop_size(source.where(lambda case: case.status == "ok" and case.split in ("train", "val")), encoder.factor, crop, LARGEST_CROP)
     reads = {"cohort": source.fingerprint()}
 
-    from medldm.training.features import FeatureTraining
+    from medldm.training.features import FeatureTraining, Pairs, Views
 
     with seeded(seed, "head"):
         module = FeatureTraining(encoder, training, seed, size, temperature)
@@ -76,21 +68,6 @@ def train_features(
         return out
     parameters = sum(p.numel() for p in encoder.parameters())
     print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, views of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
-    _fit(run, reads, module, size, train, val)
+    pairs = Pairs(val, size, seed, MOST_PAIRS) if len(val) else None
+    train_run(run, reads, module, Views(train, size, training.batch, seed), pairs, lambda: encoder, validation_batch=MOST_PAIRS)
     return out
-
-
-def _fit(run: Run, reads: dict[str, str], module: "FeatureTraining", size: Shape3, train: Cohort, val: Cohort) -> None:
-    """Train, save the encoder and finish the run."""
-    from medldm.training.features import Pairs, Views
-    from medldm.training.fit import fit
-
-    options, seed = module.options, module.seed
-    with tracked(run, reads) as tracker, TrainingProgress(options.steps) as progress:
-        told = warner(module.concerns, progress.say, options.validate_every)
-        watchers = [progress, lambda step, values: tracker.metrics(values, step=step), told]
-        validation: DataLoader | None = DataLoader(Pairs(val, size, seed, MOST_PAIRS), batch_size=MOST_PAIRS) if len(val) else None
-        fit(module, Views(train, size, options.batch, seed), validation, run.root, watchers, progress.say)
-        save_model(run.root, module.model.encoder)
-        tracker.artifact(draw_history(run.root))
-        run.finish(reads, ["model.safetensors", "model.yaml", "history.csv"])

@@ -75,6 +75,10 @@ class StepTraining(pl.LightningModule):
         """Networks that are trained beside the model; none unless a training says otherwise."""
         return []
 
+    def concerns(self) -> list[str]:
+        """What is wrong with the training, one sentence each; see `medldm.commands.progress.warner`."""
+        return []
+
     def configure_optimizers(self) -> dict:
         """Muon and AdamW with linear warm-up and a cosine to `final`."""
         o = self.options
@@ -126,6 +130,11 @@ class StepTraining(pl.LightningModule):
         """Put back what `on_save_checkpoint` saved."""
         for c in self.companions():
             c.network.load_state_dict(checkpoint["companions"][c.name])
+
+    def on_fit_end(self) -> None:
+        """Lightning takes the model back to host memory; companions go with it."""
+        for c in self.companions():
+            c.network.cpu()
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
         """Mark that weights and counters may disagree until the step ends."""

@@ -61,7 +61,8 @@ class AdversarialTerm(Asked):
         self.settings, self.coarsest = settings, settings.coarsest(crop)
         with seeded(seed, "discriminator"):
             self.network: nn.Module = settings.build(image_channels)
-        self.level: Tensor | None = None  # moving average of the discriminators' loss
+        # moving average of the discriminators' loss, from that of ones that know nothing; a buffer, so that it is in checkpoints
+        self.network.register_buffer("level", torch.tensor(2.0))
 
     def companion(self) -> Companion:
         """What the optimizer has to know."""
@@ -92,12 +93,12 @@ class AdversarialTerm(Asked):
         return {"adversarial": self.settings.weight * adaptive * term, "discriminator": loss, "adaptive_weight": adaptive}
 
     def _watch(self, loss: Tensor) -> None:
-        before = torch.full_like(loss, 2.0) if self.level is None else self.level
-        self.level = torch.where(loss.isfinite(), before.lerp(loss, 1 / MEMORY), before)
+        level = self.network.level
+        level.copy_(torch.where(loss.isfinite(), level.lerp(loss, 1 / MEMORY), level))
 
     def concerns(self) -> list[str]:
         """What is wrong with the contest, one sentence each."""
-        if self.level is None or self.level >= BEATEN:
+        if self.network.level >= BEATEN:
             return []
         return [
             "the discriminator tells all reconstructions from images, so that its term teaches little: "
