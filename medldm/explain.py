@@ -1,0 +1,61 @@
+"""What the parser of the command line found, in one line that a user can act on."""
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterable
+
+LONGEST = 400
+OPTIONAL = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] "
+    r"Errors: - (?P<error>.*?)\.? - Expected a <class 'NoneType'>.*? Given value: (?P<value>.*?)\.*$"
+)
+CLASS = re.compile(r"Problem with given class_path '([\w.]+)': ")
+
+
+def explain(text: str, keys: Iterable[str]) -> str:
+    """What is wrong with which option, and the nearest name if a name is wrong.
+
+    Args:
+        text: what jsonargparse says, which lists every type that a value was tried as.
+        keys: names of options.
+    """
+    text = re.sub(r"Type \S*Callable\S*.*?callable class: ", "", " ".join(text.split()))
+    if found := OPTIONAL.search(text):  # a setting that may be left away: what is wrong with it as a setting counts
+        known = "Got value" in found["error"] or found["value"].startswith(("NestedArg(", "Namespace(", "{"))
+        text = f"{text[: found.start()]}{found['error']}{'' if known else '. Got value: ' + found['value']}"
+        if settings := re.match(r"<class '(medldm\.[\w.]+)'>", found["types"]):
+            text = re.sub(r"Expected a dot import path string: .*", f"Expected settings of {settings[1]}, each with its name", text)
+    text = re.sub(r"\.*\s*Got value: Namespace\(.*", "", text)
+    classes = CLASS.findall(text)
+    text = re.sub(r'Parser key "([^"]+)": (?:Parser key "([^"]+)": )?', lambda m: ".".join(filter(None, m.groups())) + ": ", CLASS.sub("", text))
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
+    text = text.replace("Expected a dot import path string:", "Expected the path of a class, such as package.module.Class, not")
+    wrong = re.search(r"[Oo]ption '([^']+)'|unrecognized arguments: --([^\s=]+)", text)
+    if not wrong:
+        return f"{shorten(text).rstrip('.')}."
+    names = _settings(classes[-1]) if classes else {key.replace(".init_args", "") for key in keys}
+    names |= {name.rpartition(".")[2] for name in names}
+    return f"{shorten(text).rstrip('.')}.{nearest(wrong[1] or wrong[2], names)}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A question after the nearest of some names; empty if none is near."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def shorten(text: str) -> str:
+    """One line of bearable length, without the name of the user's folder."""
+    text = " ".join(text.split()).replace(os.path.expanduser("~"), "~")
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+
+
+def _settings(path: str) -> set[str]:
+    """Arguments of a class of medldm."""
+    module, _, name = path.rpartition(".")
+    if not module.startswith("medldm."):
+        return set()
+    return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
