@@ -66,6 +66,11 @@ def memory_of_process(word: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(word))
 
 
+def bytes_text(count: float) -> str:
+    """Bytes for people: "6.01 GiB", or "310 MiB" below one GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def parse_bytes(text: str) -> int:
     """Bytes that a text such as "8GB" (10^9), "500MiB" (2^20) or "1.5 GiB" names.
 

@@ -18,6 +18,7 @@ from medldm.commands.generate import generate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_json
 from medldm.models.latents import weights_digest
 from medldm.models.lean import LeanAutoencoder
@@ -81,6 +82,12 @@ def test_a_sample_is_the_same_in_any_count_and_batch(chain, tmp_path):
         assert a.covariates == b.covariates
         difference = read_volume(few.path(a.image)).data - read_volume(many.path(b.image)).data
         assert difference.abs().max() <= 1e-4
+
+
+def test_latents_are_not_padded_beyond_reason(chain, phantom_cohort, tmp_path):
+    with pytest.raises(UserError, match=r"multiple=64 is more than the \d+ cells"):
+        cache_latents(phantom_cohort.root, chain / "autoencoder", tmp_path / "latents", multiple=64)
+    assert not (tmp_path / "latents").exists()
 
 
 def test_memory_changes_nothing_but_the_way(chain, phantom_cohort, tmp_path, capsys):

@@ -54,6 +54,9 @@ def cache_latents(
     usable = source.where(lambda case: case.status == "ok" and case.split != "")
     train = source.split("train")
     boxes = [_box(source, case) for case in train]
+    most = max(n // model.factor for case in train for n in case.shape)
+    if multiple > max(1, most):
+        raise UserError(f"multiple={multiple} is more than the {most} cells of the largest case.", "Set 2^(levels - 1) of the denoiser.")
     grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
     hold_to(model, memory, offload, encodes=[tuple(cells * model.factor for cells in grid)])
     run = Run.claim(out, "cache-latents", arguments, reads)
@@ -137,4 +140,4 @@ def _tell(found: Statistics, grid: Shape3, factor: int, tracker: Tracker) -> Non
 
 
 def _percent(shares: Sequence[float]) -> str:
-    return " ".join(f"{100 * share:.2g} %" for share in shares)
+    return " ".join(f"{100 * share:.3g} %" for share in shares)

@@ -108,6 +108,8 @@ def _start(network: Autoencoder, weights: Path | None, steps: int) -> None:
     """
     if weights:
         print(load_weights(network, weights))
+        if not steps and isinstance(network, QuantizedAutoencoder) and not network.updates:
+            raise UserError(f"{weights} holds no codes.", "Give at least 1 step to learn them, or import it as the model that it was made from.")
     elif not steps:
         raise UserError("training.steps=0 trains nothing.", "Give at least 1 step, or an autoencoder to import as --weights.")
 

@@ -55,6 +55,8 @@ def features_digest(path: Path) -> str:
 def _from_file(path: Path) -> FeatureNet:
     if not path.is_file():
         raise UserError(f"{path} does not exist.", WANTED)
+    if path.name == "model.safetensors" and (path.parent / "model.yaml").is_file():
+        raise UserError(f"{path} belongs to a run.", f"Give its folder: {path.parent}")
     weights = max(read_weights(path).values(), key=len)
     try:
         return ResNetFeatures({key: value for key, value in weights.items() if isinstance(value, Tensor)})

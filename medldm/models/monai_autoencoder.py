@@ -88,7 +88,7 @@ class MonaiAutoencoder(Autoencoder):
         """Settings that MONAI would refuse with a traceback, or take and fail later."""
         levels = len(self.channels)
         if self.groups < 1 or not levels or any(c < 1 or c % self.groups for c in self.channels):
-            raise UserError(f"channels={self.channels}: each must be a multiple of groups={self.groups}.")
+            raise UserError(f"channels={self.channels}: at least one level, each a multiple of groups={self.groups}, was expected.")
         per_level = self.blocks if isinstance(self.blocks, tuple) else (self.blocks,) * levels
         if len(per_level) != levels or min(per_level) < 1:
             raise UserError(f"blocks={self.blocks}: one number, or one of at least 1 for each of {levels} levels, was expected.")

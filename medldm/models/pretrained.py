@@ -14,6 +14,7 @@ from medldm.files import read_yaml
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.monai_autoencoder import MonaiAutoencoder
 from medldm.models.monai_layout import Layout, canonical, layout
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.models.weight_files import Entries, read_weights, shown
 from medldm.run import describe
 
@@ -34,7 +35,8 @@ def load_weights(model: Autoencoder, path: Path) -> str:
     """Replace all weights of an autoencoder by those of a file; the statistics of its latents stay at mean 0 and variance 1.
 
     Files of MONAI's `AutoencoderKL`, of the older package `generative` and of MAISI's `AutoencoderKlMaisi` fit a `MonaiAutoencoder`
-    of the same structure; files that medldm wrote fit the model that they were made from. Wrapping mappings ("state_dict") and
+    of the same structure; files that medldm wrote fit the model that they were made from. A quantised autoencoder also takes weights
+    that fit its body, and then has its codes still to learn. Wrapping mappings ("state_dict") and
     prefixes ("module.") are looked through, float16 and bfloat16 become float32. Nothing is loaded unless everything fits.
 
     Args:
@@ -48,6 +50,8 @@ def load_weights(model: Autoencoder, path: Path) -> str:
         UserError: the file is no file of weights or does not fit; the message says what it holds and which settings it needs.
     """
     content = read_weights(path)
+    if isinstance(model, QuantizedAutoencoder) and not any("codebook" in name for entries in content.values() for name in entries):
+        return load_weights(model.body, path)
     weights, prefix, others = _part(content, OWN, path)
     mine = model.state_dict()
     if weights:

@@ -17,13 +17,14 @@ from medldm.models.tiling.parts import Layer, PerCell
 
 EPSILON = 1e-5  # of the Laplace smoothing
 AT_ONCE = 1 << 20  # distances
+MOST_CODES = 1 << 16
 
 
 class QuantizedAutoencoder(Autoencoder):
     """Product quantisation of the latents of another autoencoder (van den Oord et al. 2017; Jegou, Douze & Schmid 2011).
 
     The channels of a cell are cut into groups, and each group takes the nearest vector of a codebook of its own. The body's
-    log-variances are not used; their weights stay, so that the weights of a Gaussian autoencoder fit the body.
+    log-variances are not used; their weights stay, so that training can start from a Gaussian autoencoder, see `load_weights`.
 
     Args:
         image_channels: contrasts of the image.
@@ -49,14 +50,16 @@ class QuantizedAutoencoder(Autoencoder):
         revive: float = 0.05,
     ):
         network = body if isinstance(body, Autoencoder) else body(image_channels, label_count)
+        if isinstance(network, QuantizedAutoencoder):
+            raise UserError("The body of a quantised autoencoder cannot be another one.", "Give the class that this one is around.")
         super().__init__(image_channels, label_count, network.latent_channels, network.factor)
         if (network.image_channels, network.label_count) != (image_channels, label_count):
             raise UserError(
                 f"The body codes {network.image_channels} contrasts and {network.label_count} labels, not {image_channels}, {label_count}."
             )
-        if codes < 2 or groups < 1 or network.latent_channels % groups:
+        if not 2 <= codes <= MOST_CODES or groups < 1 or network.latent_channels % groups:
             found = f"codes={codes}, groups={groups} and {network.latent_channels} latent channels"
-            raise UserError(f"{found}: at least 2 codes are needed, and groups that divide the channels.", "Set model.codes or model.groups.")
+            raise UserError(f"{found}: 2 to {MOST_CODES} codes are needed, and groups that divide the channels.", "Set model.codes or model.groups.")
         if not (0 <= decay < 1 and 0 <= revive < 0.5):
             raise UserError(f"decay={decay} must lie in [0, 1), revive={revive} in [0, 0.5).", "Set model.decay or model.revive.")
         self.body, self.codes, self.groups, self.decay, self.revive = network, codes, groups, decay, revive

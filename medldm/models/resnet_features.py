@@ -24,6 +24,7 @@ HEADS = ("fc.", "conv_seg.")
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEAST_SPREAD = 1e-3
+WIDEST = 256  # channels of the stem, where known networks have 64; a hostile file could ask for any
 
 
 class ResNetFeatures(FeatureNet):
@@ -48,8 +49,8 @@ class ResNetFeatures(FeatureNet):
         if stem is None or depth is None:
             raise UserError(f"It holds no residual network of a known depth (stages of {blocks} blocks).")
         dimensions = stem.ndim - 2
-        if (dimensions, stem.shape[1]) not in ((3, 1), (2, 3)):
-            raise UserError(f"Its first convolution is {tuple(stem.shape)}; one channel in 3-D or three in 2-D were expected.")
+        if len(stem) > WIDEST or (dimensions, stem.shape[1]) not in ((3, 1), (2, 3)):
+            raise UserError(f"Its first convolution is {tuple(stem.shape)}; one channel in 3-D or three in 2-D were expected, to {WIDEST} at most.")
         imagenet = dimensions == 2 and head is not None and len(head) == IMAGENET_CLASSES
         source = "medicalnet" if dimensions == 3 else "imagenet" if imagenet else "radimagenet"
         super().__init__(f"{source}_resnet{depth}", dimensions, channels=1)

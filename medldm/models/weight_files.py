@@ -1,6 +1,7 @@
 """Weights from elsewhere, read as data: safetensors, or torch files without anything but tensors and plain values."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -72,7 +73,9 @@ def _torch(path: Path, head: bytes) -> Any:
         raise UserError(f"{path} {_what_else(head)}.", "Give a file of weights: .safetensors, .pt, .pth or .ckpt.")
     _check_archive(path, head)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on storages of older files: of no use to the user
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a hostile or cut file makes the reader say
         text = str(error)
         if wanted := re.search(r"GLOBAL ([\w.]{1,80})", text):

@@ -14,7 +14,7 @@ from medldm.report.html import Table
 MEANING = {
     "psnr_gain": "PSNR above that of the DCT, case by case.",
     "ssim_gain": "SSIM above that of the DCT, case by case.",
-    "psnr": "Peak signal-to-noise ratio of the reconstruction, data range 2. Beside it: a plain DCT that keeps as many numbers.",
+    "psnr": "Peak signal-to-noise ratio of the reconstruction, data range 2. Beside it: a plain DCT that keeps as many numbers as the latent has.",
     "ssim": "Structural similarity of the reconstruction, data range 2. Beside it: the same DCT.",
     "ms_ssim": "Multi-scale structural similarity of the reconstruction.",
     "dice_": "Overlap of the label map after encoding and decoding with the original.",

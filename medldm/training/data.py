@@ -153,10 +153,13 @@ def crop_size(cohort: Cohort, factor: int, wanted: Shape3 | None, largest: int =
     smallest = [min(case.shape[axis] for case in cohort) for axis in range(3)]
     unit = 2 * factor if min(smallest) >= 2 * factor else factor
     size = wanted or tuple(min(largest, n // unit * unit) for n in smallest)
-    if any(s < factor or s % factor for s in size):
+    if min(smallest) < factor:
+        shown = "x".join(map(str, smallest))
         raise UserError(
-            f"A crop of {size} voxels is no multiple of {factor} (smallest case: {smallest}).", "Set crop to multiples, or use larger cases."
+            f"The smallest case has {shown} voxels, less than one latent cell of {factor}.", "Leave such cases out, or give a model of fewer widths."
         )
+    if any(s < factor or s % factor for s in size):
+        raise UserError(f"A crop of {size} voxels was asked for; multiples of {factor} are possible, up to {tuple(smallest)}.", "Set crop.")
     if any(s > n for s, n in zip(size, smallest, strict=True)):
         raise UserError(f"A crop of {size} voxels does not fit the smallest case {tuple(smallest)}.", "Set a smaller crop.")
     return tuple(size)

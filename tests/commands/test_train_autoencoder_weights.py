@@ -13,6 +13,7 @@ from medldm.commands.train_diffusion import train_diffusion
 from medldm.errors import UserError
 from medldm.files import read_json, sha256
 from medldm.models.monai_autoencoder import MonaiAutoencoder
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.run import load_model
 from medldm.training.options import Training
 
@@ -82,6 +83,9 @@ def test_a_file_that_does_not_fit_leaves_no_folder_behind(phantom_cohort, weight
         train_autoencoder(phantom_cohort.root, tmp_path / "out", MODEL, training=NOTHING, weights=weights)
     with pytest.raises(UserError, match=r"trains nothing.*--weights"):
         train_autoencoder(phantom_cohort.root, tmp_path / "out", MODEL, training=NOTHING)
+    quantised = partial(QuantizedAutoencoder, body=MODEL)
+    with pytest.raises(UserError, match="holds no codes"):
+        train_autoencoder(phantom_cohort.root, tmp_path / "out", quantised, training=NOTHING, weights=weights, with_labels=False)
     with pytest.raises(UserError, match=r"training\.steps=-1"):
         Training(steps=-1)
     assert not (tmp_path / "out").exists()

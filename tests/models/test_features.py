@@ -184,6 +184,7 @@ def broken():
     yield {}, "no tensors"
     yield {"features.0.weight": torch.zeros(8, 3, 3, 3)}, "no residual network"
     yield {**state, "conv1.weight": torch.zeros(8, 4, 7, 7, 7)}, "one channel in 3-D or three in 2-D"
+    yield {**state, "conv1.weight": torch.zeros(300, 1, 7, 7, 7)}, "256 at most"
     yield {**state, "layer2.0.conv1.weight": torch.zeros(4, 4, 3, 3, 3)}, "do not fit"
     yield {**state, "conv1.bias": torch.zeros(8)}, "conv1.bias"
     yield {key: value for key, value in state.items() if key != "layer3.0.conv2.weight"}, "layer3.0.conv2.weight"
@@ -204,5 +205,9 @@ def test_what_is_wanted_is_said_where_nothing_is(tmp_path):
             load_features(path)
     with pytest.raises(UserError, match="RadImageNet"):
         features_digest(tmp_path / "folder")
+    for name in ("model.safetensors", "model.yaml"):
+        (tmp_path / name).write_text("of a run")
+    with pytest.raises(UserError, match=f"Give its folder: {tmp_path}"):
+        load_features(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no file of weights"):
         load_features(tmp_path / "text.pt")

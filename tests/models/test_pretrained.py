@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from medldm.models.lean import LeanAutoencoder
 from medldm.models.monai_autoencoder import MonaiAutoencoder
 from medldm.models.monai_layout import canonical, layout
 from medldm.models.pretrained import load_weights
+from medldm.models.quantized import QuantizedAutoencoder
 from medldm.run import describe, save_model
 
 BASE = dict(spatial_dims=3, in_channels=1, out_channels=1, latent_channels=2, norm_num_groups=4)
@@ -147,6 +149,19 @@ def test_a_run_continues_in_another_one_without_the_statistics_of_its_latents(ma
     assert "an earlier run" in load_weights(after, tmp_path / "model.safetensors")
     for name, value in after.state_dict().items():
         assert torch.equal(value, before.state_dict()[name]) or (name == "latent_mean" and not value.any())
+
+
+def test_a_quantised_autoencoder_starts_from_a_gaussian_one(tmp_path):
+    before = randomised(LeanAutoencoder(1, 2, widths=(8, 16)))
+    after = QuantizedAutoencoder(1, 2, partial(LeanAutoencoder, widths=(8, 16)))
+    codes = after.codebook.clone()
+    save_model(tmp_path, before)
+    load_weights(after, tmp_path / "model.safetensors")
+    found = after.body.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in before.state_dict().items() if not name.startswith("latent_"))
+    assert torch.equal(after.codebook, codes) and not after.updates
+    with pytest.raises(UserError, match=r"does not fit|other settings"):
+        load_weights(QuantizedAutoencoder(1, 2, partial(LeanAutoencoder, widths=(8, 24))), tmp_path / "model.safetensors")
 
 
 def test_settings_that_weights_do_not_tell_are_compared_with_those_beside_them(tmp_path):

@@ -216,6 +216,8 @@ def test_the_command_line_the_configuration_and_the_description_build_the_same(b
     "wrong, named",
     [
         ({"codes": 1}, "codes=1"),
+        ({"codes": 1 << 40}, "to 65536 codes"),
+        ({"body": QuantizedAutoencoder}, "cannot be another one"),
         ({"groups": 3}, "groups=3 and 4 latent channels"),
         ({"groups": 0}, "groups=0"),
         ({"decay": 1.0}, "decay=1.0"),

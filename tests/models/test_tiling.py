@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medldm.errors import OutOfSpace, UserError
-from medldm.machine import parse_bytes
+from medldm.machine import bytes_text, parse_bytes
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.monai_autoencoder import MonaiAutoencoder
 from medldm.models.quantized import QuantizedAutoencoder
@@ -202,7 +202,7 @@ def test_less_memory_gives_another_plan_and_too_little_is_refused(model):
     while len(plans) < 4:
         plans.append(Budget(plans[-1].peak - 1).plan(layers, shape))
     assert all(later.peak < plan.peak for plan, later in pairwise(plans)) and len({str(plan) for plan in plans}) == 4
-    with pytest.raises(OutOfSpace, match=r"GiB at least; 0.00 GiB were given.*--memory"):
+    with pytest.raises(OutOfSpace, match=r"[GM]iB at least; 1 MiB were given.*--memory"):
         Budget(1 << 20).plan(layers, shape)
 
 
@@ -227,6 +227,10 @@ def test_memory_that_runs_out_is_told_with_the_plan(model):
 @pytest.mark.parametrize("text, bytes_", [("8GB", 8 * 10**9), ("1.5 GiB", 3 << 29), ("500mib", 500 << 20), ("12 B", 12)])
 def test_amounts_of_memory(text, bytes_):
     assert parse_bytes(text) == bytes_
+
+
+def test_amounts_of_memory_for_people():
+    assert [bytes_text(count) for count in (3 << 29, 500 << 20, 0)] == ["1.50 GiB", "500 MiB", "0 MiB"]
 
 
 @pytest.mark.parametrize("text", ["8", "GB", "-1GB", "8 apples", ""])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import OutOfSpace
+from medldm.machine import bytes_text
 from medldm.models.tiling.fields import Stored
 from medldm.models.tiling.parts import Layer, run
 from medldm.models.tiling.streamer import Streamer
@@ -36,7 +37,7 @@ class Plan:
 
     def __str__(self) -> str:
         again = ("", ", enlargements computed again", ", enlargements and first convolutions computed again")[self.recompute]
-        return f"slabs of {self.rows} rows{again}{', activations on the host' if self.offload else ''}; at most {self.peak / 2**30:.2f} GiB"
+        return f"slabs of {self.rows} rows{again}{', activations on the host' if self.offload else ''}; at most {bytes_text(self.peak)}"
 
     def run(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         """What a network gives for x [B C I J K].
@@ -80,7 +81,7 @@ class Budget:
         if found is None:
             least = min(plan.peak for plan in plans)
             fix = "Give more as --memory" + (HOST if torch.cuda.is_available() and not self.offload else ".")
-            raise OutOfSpace(f"This size takes {least / 2**30:.2f} GiB at least; {self.memory / 2**30:.2f} GiB were given.", fix)
+            raise OutOfSpace(f"This size takes {bytes_text(least)} at least; {bytes_text(self.memory)} were given.", fix)
         return found
 
 
