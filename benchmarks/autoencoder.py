@@ -23,9 +23,9 @@ tune_allocator()
 
 COLUMNS = {
     "steps": "d", "minutes": ".1f", "step_ms": ".0f", "peak_mib": ".0f", "parameters_m": ".2f", "kflop_voxel": ".0f", "decode_ms": ".0f",
-    "bits_voxel": ".2f",     "psnr": ".2f", "ssim": ".4f", "psnr_dct": ".2f", "ssim_dct": ".4f", "dice": ".3f",
+    "bits_voxel": ".2f", "psnr": ".2f", "ssim": ".4f", "psnr_dct": ".2f", "ssim_dct": ".4f", "dice": ".3f",
 }  # fmt: skip
-FIFTH = 0.2  # of the time that the other rows have
+SHARES = {"fifth": 1 / 5, "fifteenth": 1 / 15}  # of the time that the other rows have
 
 
 def rows(features: Path | None) -> dict[str, dict]:
@@ -45,7 +45,7 @@ def rows(features: Path | None) -> dict[str, dict]:
         "vq4": {"model": partial(QuantizedAutoencoder, body=partial(LeanAutoencoder, latent_channels=16), groups=16)},
         "vq16 one codebook": {"model": partial(QuantizedAutoencoder, codes=1024)},
         "monai16": {"model": partial(MonaiAutoencoder, latent_channels=4)},
-        "kl16 in a fifth": {},
+        **{f"kl16 in a {share}": {} for share in SHARES},
         "kl16 adversarial": {"adversarial": Adversarial()},
     }
     if features:
@@ -67,7 +67,7 @@ def train_row(name: str, options: argparse.Namespace) -> dict[str, float]:
     if not plan.exists():
         plan.write_text(json.dumps(seconds_per_step(arguments, folder)), encoding="utf-8")
     per_step = json.loads(plan.read_text(encoding="utf-8"))
-    steps = int(60 * options.minutes * (FIFTH if "fifth" in name else 1) / per_step)
+    steps = int(60 * options.minutes * SHARES.get(name.rpartition(" ")[2], 1) / per_step)
     start = time.process_time()
     run_training(arguments, folder, steps)
     used = time.process_time() - start

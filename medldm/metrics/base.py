@@ -27,6 +27,7 @@ class Score:
         high: upper end.
         n: patients (generated cases count as one each).
         unit: "dB", "%", ... or "" for a pure number.
+        on: what it was computed with, such as a network and its sha256, or why it could not be.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Score:
     high: float
     n: int
     unit: str = ""
+    on: str = ""
 
     def renamed(self, name: str) -> "Score":
         """The same figure under another name."""
@@ -54,6 +56,7 @@ class Images:
         self.cases: tuple[Case, ...] = self.cohort.cases
         self.keep_bytes = keep_bytes
         self._kept: dict[str, np.ndarray] = {}
+        self.features: dict[str, list] = {}  # by name, see `Features.of`
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -105,12 +108,12 @@ class Metric(ABC):
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write `metrics.csv` (`name,value,low,high,n,unit`) atomically, every figure with all its digits."""
+    """Write `metrics.csv` (`name,value,low,high,n,unit,on`) atomically, every figure with all its digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "value", "low", "high", "n", "unit"])
+    writer.writerow(["name", "value", "low", "high", "n", "unit", "on"])
     for s in scores:
-        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit])
+        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit, s.on])
     write_text(path, text.getvalue())
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from medldm.metrics.base import Score
 
 DRAWS = 2000
-LEVEL = (2.5, 97.5)
+LEVEL = 0.975
 
 
 def patient_draws(count: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -23,20 +24,25 @@ def case_weights(patients: Sequence[str], draws: int = DRAWS, seed: int = 0) -> 
     return counts[:, owner].astype(np.float64)
 
 
-def interval(drawn: Sequence[float] | np.ndarray, centre: float | None = None) -> tuple[float, float]:
-    """95 % percentile interval of a statistic's bootstrap draws.
+def interval(drawn: Sequence[float] | np.ndarray, patients: int, centre: float | None = None) -> tuple[float, float]:
+    """95 % percentile interval of a statistic's bootstrap draws, widened for few patients (Hesterberg 2015, "expanded percentile").
+
+    The tails hold Phi(-sqrt(n / (n - 1)) t) each, t Student's .975 quantile of n - 1 degrees of freedom: a plain one of 8 patients
+    covers the mean in 89 of 100 cases, this one in 94.
 
     Args:
         drawn: the statistic of each bootstrap sample; nan where a sample does not define it.
+        patients: n, in the smallest sample; 2 at least.
         centre: shift the draws so that their median is this value. For distances: repeated cases make every bootstrap
             sample look less varied than its source, so distances between resamples are biased upwards.
     """
     drawn = np.asarray(drawn, dtype=np.float64)
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
+    if not len(drawn) or patients < 2:
         return float("nan"), float("nan")
     shift = 0.0 if centre is None else centre - np.median(drawn)
-    low, high = np.percentile(drawn, LEVEL) + shift
+    tail = float(stats.norm.cdf(-np.sqrt(patients / (patients - 1)) * stats.t.ppf(LEVEL, patients - 1)))
+    low, high = np.percentile(drawn, [100 * tail, 100 * (1 - tail)]) + shift
     return float(low), float(high)
 
 
@@ -46,7 +52,7 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval over patients (Efron & Tibshirani 1993).
+    """95 % bootstrap interval over patients (Efron & Tibshirani 1993); see `interval`.
 
     Args:
         values_per_patient: one entry per patient, with a value (or a row of values) for each of the patient's cases.
@@ -58,7 +64,7 @@ def bootstrap(
     if len(groups) < 2:
         return float("nan"), float("nan")
     chosen = patient_draws(len(groups), draws, seed)
-    return interval([statistic(np.concatenate([groups[i] for i in row])) for row in chosen])
+    return interval([statistic(np.concatenate([groups[i] for i in row])) for row in chosen], len(groups))
 
 
 def summarise(

@@ -41,7 +41,7 @@ class Diversity(Metric):
         pair_weights = weights[:, first] * weights[:, second]
         totals = pair_weights.sum(1)
         drawn = np.divide(pair_weights @ values, totals, out=np.full(len(totals), np.nan), where=totals > 0)
-        return Score(name, float(values.mean()), *interval(drawn), len(set(images.patients)))
+        return Score(name, float(values.mean()), *interval(drawn, len(set(images.patients))), len(set(images.patients)))
 
     def _choose(self, patients: list[str]) -> tuple[np.ndarray, np.ndarray]:
         first, second = np.triu_indices(len(patients), 1)

@@ -1,4 +1,7 @@
-"""Named features of an image for the distances between cohorts: offline, deterministic, the same for every image size."""
+"""Named features of images, for distances between cohorts: offline, pinned, the same for every image size."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -6,6 +9,64 @@ from medldm.metrics.base import Images
 
 LEVELS = 3
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class View:
+    """What features see of a cohort from one side: whole volumes, or all slices of one orientation.
+
+    Args:
+        rows: features [rows, d].
+        case: position of the case that each row belongs to [rows].
+    """
+
+    rows: np.ndarray
+    case: np.ndarray
+
+
+class Features(ABC):
+    """A named way to describe images by numbers.
+
+    Args:
+        name: stands in the names of scores, such as "haar_v1".
+        sha256: of the weights; "" for a formula.
+    """
+
+    name: str
+    sha256: str = ""
+
+    @abstractmethod
+    def views(self, images: Images) -> list[View]:
+        """Features of every case, from every side that the distance is averaged over."""
+
+    def of(self, images: Images) -> list[View]:
+        """`views`, worked out once for the same images."""
+        if self.name not in images.features:
+            images.features[self.name] = self.views(images)
+        return images.features[self.name]
+
+    def cases(self, images: Images) -> np.ndarray:
+        """One row per case [cases, d]: means over its rows, the views one after the other."""
+        means = []
+        for view in self.of(images):
+            total = np.zeros((len(images), view.rows.shape[1]))
+            np.add.at(total, view.case, view.rows)
+            means.append(total / np.bincount(view.case, minlength=len(images))[:, None])
+        return np.concatenate(means, axis=1)
+
+    def __str__(self) -> str:
+        return f"{self.name} (sha256 {self.sha256})" if self.sha256 else self.name
+
+
+class Haar(Features):
+    """`haar_v1` of each case, the channels of an image one after the other."""
+
+    name = "haar_v1"
+
+    def views(self, images: Images) -> list[View]:
+        """One row per case."""
+        rows = [np.concatenate([haar_v1(channel) for channel in images.image(i)]) for i in range(len(images))]
+        return [View(np.stack(rows), np.arange(len(images)))]
 
 
 def haar_v1(image: np.ndarray) -> np.ndarray:
@@ -26,11 +87,6 @@ def haar_v1(image: np.ndarray) -> np.ndarray:
         rest, *details = _haar_bands(rest)
         found += [statistic for band in details for statistic in (np.abs(band).mean(), band.std())]
     return np.concatenate([found, quantiles])
-
-
-def feature_matrix(images: Images) -> np.ndarray:
-    """haar_v1 of each case [cases, features]; the channels of an image one after the other."""
-    return np.stack([np.concatenate([haar_v1(channel) for channel in images.image(i)]) for i in range(len(images))])
 
 
 def _haar_bands(x: np.ndarray) -> list[np.ndarray]:

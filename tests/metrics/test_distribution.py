@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from medldm.metrics.distribution import FeatureDistance, IntensityDistance, frechet, frechet_distance, median_bandwidth, mmd2
-from medldm.metrics.features import haar_v1
+from medldm.metrics.distribution import FeatureDistance, IntensityDistance
+from medldm.metrics.features import Features, View, haar_v1
+from medldm.metrics.frechet import components, corrected_frechet, frechet, frechet_distance, principal
+from medldm.metrics.kernels import cubic, gaussian, median_bandwidth, mmd2
 
 
 def test_frechet_of_two_gaussians_is_the_closed_form():
@@ -17,33 +19,56 @@ def test_frechet_of_two_gaussians_is_the_closed_form():
     assert frechet_distance(mean, np.diag(a), mean, np.diag(a)) == pytest.approx(0, abs=1e-9)
 
 
-def test_frechet_of_large_samples_comes_near_the_closed_form_and_few_cases_work():
-    rng = np.random.default_rng(1)
-    x, y = rng.normal(0, 1, (20000, 4)), rng.normal(0.5, 2, (20000, 4))
-    assert frechet(x, y) == pytest.approx(4 * (0.25 + 1), rel=0.03)
-    few = frechet(rng.normal(size=(8, 47)), rng.normal(size=(8, 47)))
-    assert np.isfinite(few) and few >= 0
+def test_frechet_of_samples_has_no_bias_and_its_interval_holds_the_truth():
+    """Two Gaussians of 8 features, 64 and 40 patients with 1 to 3 rows each; the uncorrected distance is 1.6 times too large."""
+    rng, d = np.random.default_rng(1), 8
+    owners = [np.repeat(np.arange(n), rng.integers(1, 4, n)) for n in (64, 40)]
+    truth, plain, found = d * (0.3**2 + 0.2**2), [], []
+    for seed in range(60):
+        x, y = (
+            (shift + scale * rng.normal(size=(owner.max() + 1, d)))[owner] for owner, shift, scale in zip(owners, (0, 0.3), (1, 1.2), strict=True)
+        )
+        plain.append(frechet(x, y))
+        found.append(corrected_frechet(x, y, *owners, seed))
+    value, low, high = np.transpose(found)
+    assert np.mean(plain) > 1.4 * truth
+    assert abs(value.mean() - truth) < 3 * value.std() / np.sqrt(len(value)) + 0.05 * truth
+    assert np.mean((low <= truth) & (truth <= high)) >= 0.93
 
 
-def test_mmd_has_mean_zero_under_the_null_and_is_positive_for_a_shift():
+def test_frechet_of_equal_distributions_scatters_around_zero():
+    rng, owner = np.random.default_rng(2), np.arange(40)
+    found = np.array([corrected_frechet(rng.normal(size=(40, 6)), rng.normal(size=(40, 6)), owner, owner)[0] for _ in range(60)])
+    assert abs(found.mean()) < 4 * found.std() / np.sqrt(len(found)) and found.min() < 0 < found.max()
+
+
+def test_components_are_what_few_patients_bear_and_those_of_largest_variance():
+    assert [components(47, 200, 40), components(4, 200, 40), components(47, 2)] == [13, 4, 1]
+    rows = np.random.default_rng(3).normal(size=(500, 4)) * [1, 5, 0.1, 2]
+    assert np.abs(principal(rows, 2))[[1, 3], [0, 1]] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("kernel", [gaussian(2.0), cubic], ids=["mmd", "kid"])
+def test_discrepancies_have_mean_zero_under_the_null_and_are_positive_for_a_shift(kernel):
     rng = np.random.default_rng(2)
-    null = np.array([mmd2(rng.normal(size=(20, 3)), rng.normal(size=(25, 3)), 2.0) for _ in range(400)])
-    assert abs(null.mean()) < 4 * null.std() / np.sqrt(len(null))
+    null = np.array([mmd2(rng.normal(size=(20, 3)), rng.normal(size=(25, 3)), kernel) for _ in range(1000)])
+    assert abs(null.mean()) < 3 * null.std() / np.sqrt(len(null))
     assert null.min() < 0 < null.max()
-    assert mmd2(rng.normal(size=(50, 3)) + 1, rng.normal(size=(50, 3)), 2.0) > 5 * null.std()
+    assert mmd2(rng.normal(size=(50, 3)) + 1, rng.normal(size=(50, 3)), kernel) > 3 * null.std()
 
 
-def test_mmd_is_the_plain_double_sum():
+@pytest.mark.parametrize(
+    ("kernel", "k"),
+    [(gaussian(1.5), lambda a, b: np.exp(-np.sum((a - b) ** 2) / (2 * 1.5**2))), (cubic, lambda a, b: (a @ b / 2 + 1) ** 3)],
+    ids=["mmd", "kid"],
+)
+def test_a_discrepancy_is_the_plain_double_sum(kernel, k):
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(4, 2)), rng.normal(size=(5, 2)) + 1
-
-    def k(a, b):
-        return np.exp(-np.sum((a - b) ** 2) / (2 * 1.5**2))
-
     within_x = np.mean([k(x[i], x[j]) for i in range(4) for j in range(4) if i != j])
     within_y = np.mean([k(y[i], y[j]) for i in range(5) for j in range(5) if i != j])
     across = np.mean([k(a, b) for a in x for b in y])
-    assert mmd2(x, y, 1.5) == pytest.approx(within_x + within_y - 2 * across)
+    assert mmd2(x, y, kernel) == pytest.approx(within_x + within_y - 2 * across)
 
 
 def test_median_bandwidth_is_the_median_distance():
@@ -77,13 +102,64 @@ def test_intensity_distance_of_a_shift_is_the_shift(store):
     assert IntensityDistance()(real, real)[0].value == 0
 
 
-def test_feature_distance_tells_smooth_from_rough_images(store):
+def rough_and_smooth(count=24):
     rng = np.random.default_rng(5)
-    rough = [rng.normal(0, 0.3, (16, 16, 16)) for _ in range(24)]
-    smooth = [np.kron(rng.normal(0, 0.3, (4, 4, 4)), np.ones((4, 4, 4))) for _ in range(8)]
+    return (
+        [rng.normal(0, 0.3, (16, 16, 16)) for _ in range(count)],
+        [np.kron(rng.normal(0, 0.3, (4, 4, 4)), np.ones((4, 4, 4))) for _ in range(count)],
+    )
+
+
+def test_feature_distance_tells_smooth_from_rough_images(store):
+    rough, smooth = rough_and_smooth()
+    real, same, other = store(rough[:12], name="a"), store(rough[12:], name="b"), store(smooth[:8], name="c")
+    null, far = ({s.name: s for s in FeatureDistance()(images, real)} for images in (same, other))
+    assert list(far) == [f"{m}_haar_v1" for m in ("mmd2", "kid", "frechet", "precision", "recall", "density", "coverage")]
+    for name in ("mmd2_haar_v1", "frechet_haar_v1"):
+        assert null[name].high < far[name].low and null[name].low <= null[name].value <= null[name].high
+    assert far["kid_haar_v1"].value > null["kid_haar_v1"].high
+    assert far["precision_haar_v1"].value == far["coverage_haar_v1"].value == 0 < null["precision_haar_v1"].value
+    assert far["frechet_haar_v1"].on == "haar_v1; 2 principal components"
+
+
+def test_what_cannot_be_computed_is_marked_and_no_number(store):
+    rough, _ = rough_and_smooth()
+    real, two, four = store(rough[:12], name="a"), store(rough[12:14], name="b"), store(rough[12:16], name="c")
+    (score,) = FeatureDistance()(two, real)
+    assert np.isnan([score.value, score.low, score.high]).all() and "2 patients" in score.on
+    marked = {s.name: s.on for s in FeatureDistance()(four, real) if np.isnan(s.value)}
+    assert marked == {"precision_haar_v1": "not computable: more than 5 cases of each cohort are needed"}
+
+
+def test_copies_are_not_authentic(store):
+    rough, _ = rough_and_smooth()
+    training, fresh, copies = store(rough[:10], name="a"), store(rough[10:20], name="b"), store(rough[:10], name="c")
+    share = [{s.name: s.value for s in FeatureDistance(training=training)(i, fresh)}["authenticity_haar_v1"] for i in (copies, fresh)]
+    assert share[0] == 0 < share[1]
+
+
+def test_features_are_worked_out_once(store, monkeypatch):
+    rough, _ = rough_and_smooth(10)
+    real, other, calls = store(rough[:5], name="a"), store(rough[5:], name="b"), []
+    monkeypatch.setattr("medldm.metrics.features.haar_v1", lambda image: calls.append(1) or np.array([image.mean(), image.std()]))
+    for images in (other, real):
+        FeatureDistance()(images, real)
+    assert len(calls) == 10
+
+
+class Slices(Features):
+    """Two views, of rows that stand several to a case."""
+
+    name = "slices"
+
+    def views(self, images):
+        rows = [[images.image(i)[0].mean(axis).std(1)[:, None] for i in range(len(images))] for axis in (0, 1)]
+        return [View(np.concatenate(view), np.repeat(np.arange(len(images)), [len(r) for r in view])) for view in rows]
+
+
+def test_a_case_may_have_several_rows_and_views(store):
+    rough, smooth = rough_and_smooth()
     real, same, other = store(rough[:12], name="a"), store(rough[12:], name="b"), store(smooth, name="c")
-    null, far = FeatureDistance()(same, real), FeatureDistance()(other, real)
-    assert [s.name for s in far] == ["mmd2_haar_v1", "frechet_haar_v1"]
-    for n, f in zip(null, far, strict=True):
-        assert n.high < f.low and n.low <= n.value <= n.high
-    assert FeatureDistance()(store(rough[:2], name="d"), real) == []
+    assert Slices().cases(real).shape == (12, 2)
+    null, far = ({s.name: s for s in FeatureDistance(Slices(), basis=real)(images, real)}["frechet_slices"] for images in (same, other))
+    assert null.high < far.low and far.n == 24

@@ -15,7 +15,7 @@ from medldm.commands.train_features import train_features
 from medldm.data.phantom import write_phantoms
 from medldm.errors import UserError
 from medldm.files import read_json, sha256
-from medldm.metrics.distribution import frechet
+from medldm.metrics.frechet import frechet
 from medldm.models.encoder import FeatureEncoder
 from medldm.models.features import load_features
 from medldm.models.perceptual import Perceptual, PerceptualDistance
