@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -14,9 +15,13 @@ from medldm.commands.within import device, hold_to
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, read_yaml, write_text
 from medldm.metrics.base import Images, Score, write_scores
+from medldm.metrics.features import Features, Haar
+from medldm.metrics.radiomics import Radiomics
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.features import features_digest, load_features
 from medldm.report.html import Figure, Item, Section, Text, write_report
 from medldm.report.mosaic import mosaic
+from medldm.report.network_features import NetworkFeatures
 from medldm.report.plots import plot_curves, read_history
 from medldm.report.reconstruction import (
     Values,
@@ -49,6 +54,7 @@ def evaluate(
     autoencoder: Path | None = None,
     split: str = "test",
     independent: bool = False,
+    features: list[Path] | None = None,
     memory: str | None = None,
     offload: bool = False,
     seed: int = 0,
@@ -64,6 +70,8 @@ def evaluate(
         autoencoder: run of an autoencoder; without it only synthesis is judged.
         split: part of the reference to compare with: train, val or test.
         independent: the reference is another cohort than the models were trained on, and shares no patient with it.
+        features: networks to measure distances in, beside haar_v1 and radiomics_v1: runs of `train-features`, or local files of MedicalNet
+            or RadImageNet.
         memory: what the autoencoder may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
         seed: of the bootstrap and of random parts and pairs.
@@ -75,13 +83,15 @@ def evaluate(
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
     out = Path(out)
-    inputs = _open(reference, generated, autoencoder, split, independent, seed)
+    inputs = _open(reference, generated, autoencoder, split, independent, features or [], seed)
     if inputs.model:
         factor = inputs.model.factor
         cells = [tuple(-(-n // factor) for n in case.shape) for case in inputs.held_out.cases]
         hold_to(inputs.model, memory, offload, decodes=cells, encodes=[tuple(n * factor for n in size) for size in cells])
-    reads = sources(inputs.folders)
-    arguments = dict(reference=reference, generated=generated, autoencoder=autoencoder, split=split, independent=independent, seed=seed)
+    reads = sources(inputs.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(features or [], 1)}
+    arguments: dict[str, Any] = dict(reference=reference, generated=generated, autoencoder=autoencoder)
+    arguments |= dict(split=split, independent=independent, seed=seed)
+    arguments |= {"features": features} if features else {}
     run = Run.claim(out, "evaluate", arguments, reads)
     report = out / "report.html"
     if run.finished:
@@ -110,7 +120,9 @@ class _Inputs:
     synthesis: Synthesis | None
 
 
-def _open(reference: Path, generated: Path | None, autoencoder: Path | None, split: str, independent: bool, seed: int) -> _Inputs:
+def _open(
+    reference: Path, generated: Path | None, autoencoder: Path | None, split: str, independent: bool, networks: list[Path], seed: int
+) -> _Inputs:
     """Open everything, and refuse early what cannot be compared."""
     if generated is None and autoencoder is None:
         raise UserError("There is nothing to evaluate.", "Give --generated COHORT, --autoencoder RUN, or both.")
@@ -127,9 +139,19 @@ def _open(reference: Path, generated: Path | None, autoencoder: Path | None, spl
     synthesis = None
     if synthetic:
         unseen = split != "train" and len(training) > 0
-        synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed)
+        synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed, _features(networks, synthetic, held_out))
     named = {"reference": reference, "generated": generated, "autoencoder": autoencoder}
     return _Inputs({role: Path(folder) for role, folder in named.items() if folder}, split, seed, held_out, model, synthesis)
+
+
+def _features(networks: list[Path], synthetic: Cohort, held_out: Images) -> list[Features]:
+    """What distances are measured in."""
+    labelled = held_out.labelled and all(case.label for case in synthetic if case.status == "ok")
+    found: list[Features] = [Haar(), Radiomics()] if labelled else [Haar()]
+    found += [NetworkFeatures(load_features(path).to(device()), _progress) for path in networks]
+    if twice := next((f.name for i, f in enumerate(found) if f.name in {g.name for g in found[:i]}), None):
+        raise UserError(f"features: {twice!r} is given twice.", "Give each network once; of several `train-features` runs, one.")
+    return found
 
 
 def _refuse_strangers(real: Cohort, synthetic: Cohort | None, autoencoder: Path | None) -> None:
@@ -153,7 +175,7 @@ def _measure(inputs: _Inputs, out: Path) -> list[Score]:
     scores = reconstruction_scores(rows, held_out.patients, inputs.seed)
     scores += list(_progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
     made, real = synthesis.values() if synthesis else ([], [])
-    write_scores(out / "metrics.csv", scores)
+    write_scores(out / "metrics.csv", scores, f"split {inputs.split} of cohort {held_out.cohort.fingerprint()[:12]}")
     generated = synthesis.generated if synthesis else held_out
     _write_cases(out / "cases.csv", (("reconstruction", held_out, rows), ("generated", generated, made), ("real", held_out, real)))
     overview = _overview(inputs)

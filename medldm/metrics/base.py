@@ -107,13 +107,13 @@ class Metric(ABC):
         """Scores of `generated` (the cohort under test) beside `reference` (real cases); empty where they do not apply."""
 
 
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write `metrics.csv` (`name,value,low,high,n,unit,on`) atomically, every figure with all its digits."""
+def write_scores(path: Path, scores: Sequence[Score], on: str = "") -> None:
+    """Write `metrics.csv` (`name,value,low,high,n,unit,on`) atomically, every figure with all its digits; `on` is added to each row's own."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "value", "low", "high", "n", "unit", "on"])
     for s in scores:
-        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit, s.on])
+        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit, "; ".join(filter(None, (s.on, on)))])
     write_text(path, text.getvalue())
 
 

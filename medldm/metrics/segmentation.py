@@ -1,7 +1,7 @@
 """Label maps against label maps: overlap, distance between surfaces, volume, and lesions found. Distances and volumes by MONAI's measures."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -101,6 +101,26 @@ def lesions(label: np.ndarray, reference: np.ndarray, value: int, overlap: float
 def count_lesions(label: np.ndarray, value: int) -> int:
     """Connected components of one structure."""
     return int(ndimage.label(label == value, FACES)[1])
+
+
+def label_values(label: np.ndarray, reference: np.ndarray, names: Mapping[int, str], spacing: Sequence[float]) -> dict[str, float]:
+    """All measures of every structure as `<measure>_<name>`; those that are not defined are left out.
+
+    Args:
+        label, reference: label maps [I J K].
+        names: label value -> name.
+        spacing: millimetres along I, J, K.
+    """
+    found: dict[str, float | None] = {}
+    for value, name in sorted(names.items()):
+        found |= {
+            f"dice_{name}": dice(label, reference, value),
+            f"iou_{name}": iou(label, reference, value),
+            f"hd95_{name}": hd95(label, reference, value, spacing),
+            f"surface_dice_{name}": surface_dice(label, reference, value, spacing),
+            f"volume_error_{name}": volume_error(label, reference, value),
+        }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def label_volumes(label: np.ndarray, spacing: Sequence[float], values: Sequence[int]) -> list[float]:

@@ -54,19 +54,27 @@ class FeatureNet(nn.Module, ABC):
     @torch.no_grad()
     def vector(self, volume: Tensor) -> Tensor:
         """Features of whole volumes [B C I J K] as [B D]: means over places; of two dimensions, over all slices of the three orientations."""
-        rows = self.pooled(self.maps(volume)) if self.dimensions == 3 else torch.stack([self._of_slices(volume, axis) for axis in AXES]).mean(0)
+        if self.dimensions == 2:
+            return torch.stack([self.of_slices(volume, axis).mean(1) for axis in AXES]).mean(0)
+        rows = self.pooled(self.maps(volume))
         return rows.reshape(len(volume), -1, rows.shape[-1]).mean(1)
 
     def pooled(self, levels: list[Tensor]) -> Tensor:
         """One row [B D] from feature maps: the mean over places of the deepest."""
         return levels[-1].flatten(2).mean(2)
 
-    def _of_slices(self, volume: Tensor, axis: int) -> Tensor:
-        """Mean of `pooled` over the slices across one axis [B C D]; the whole volume decides the intensities of each slice."""
+    @torch.no_grad()
+    def of_slices(self, volume: Tensor, axis: int) -> Tensor:
+        """Features of the slices across one axis of [B C I J K], means over contrasts [B S D]; the volume decides the intensities of each.
+
+        Args:
+            volume: values in about [-1, 1].
+            axis: 2, 3 or 4.
+        """
         b, c = volume.shape[:2]
         slices = slices_of(self.prepare(volume.float(), volume.float()), axis).flatten(0, 1)[:, None]
         rows = torch.cat([self.pooled(self.levels(part)) for part in slices.split(SLICES_AT_ONCE)])
-        return rows.reshape(b, -1, c, rows.shape[-1]).mean(1)
+        return rows.reshape(b, -1, c, rows.shape[-1]).mean(2)
 
 
 def slices_of(volume: Tensor, axis: int) -> Tensor:

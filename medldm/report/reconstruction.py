@@ -9,14 +9,14 @@ from medldm.errors import UserError
 from medldm.metrics.base import Images, Score
 from medldm.metrics.baselines import dct_lowpass
 from medldm.metrics.bootstrap import summarise
-from medldm.metrics.paired import ms_ssim, psnr, ssim
-from medldm.metrics.segmentation import dice
+from medldm.metrics.paired import hfen, ms_ssim, nmse, psnr, ssim
+from medldm.metrics.segmentation import label_values
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.quantized import QuantizedAutoencoder
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import Picture, centre, colour, mosaic
 
-UNITS = {"psnr": "dB", "psnr_dct": "dB", "psnr_gain": "dB"}
+UNITS = {"psnr": "dB", "hd95": "mm", "volume_error": "%"}  # by start of the name
 
 Values = dict[str, float]
 
@@ -63,13 +63,13 @@ def case_values(autoencoder: Autoencoder, images: Images, index: int) -> Values:
     # the linear coder gets as many coefficients as the autoencoder spends numbers on this case, padding included
     linear = np.stack([dct_lowpass(channel, min(1.0, numbers / voxels.size)).clip(-1, 1) for channel in voxels])
     values = {
-        "psnr": psnr(image, voxels), "ssim": _mean(ssim, image, voxels), "ms_ssim": _mean(ms_ssim, image, voxels),
+        "psnr": psnr(image, voxels), "nmse": nmse(image, voxels), "hfen": _mean(hfen, image, voxels),
+        "ssim": _mean(ssim, image, voxels), "ms_ssim": _mean(ms_ssim, image, voxels),
         "psnr_dct": psnr(linear, voxels), "ssim_dct": _mean(ssim, linear, voxels),
     }  # fmt: skip
     values |= {"psnr_gain": values["psnr"] - values["psnr_dct"], "ssim_gain": values["ssim"] - values["ssim_dct"]}
     if decoded is not None:
-        overlaps = {f"dice_{name}": dice(decoded, label, value) for value, name in sorted(images.cohort.labels.items())}
-        values |= {name: overlap for name, overlap in overlaps.items() if overlap is not None}
+        values |= label_values(decoded, label, images.cohort.labels, images.spacing(index))
     values["voxels_per_number"] = float(inputs / numbers)
     if isinstance(autoencoder, QuantizedAutoencoder):
         values["bits_per_voxel"] = autoencoder.bits_per_voxel * float(inputs / voxels.size)
@@ -81,7 +81,7 @@ def reconstruction_scores(rows: Sequence[Values], patients: Sequence[str], seed:
     scores = []
     for name in dict.fromkeys(name for row in rows for name in row):
         known = [i for i, row in enumerate(rows) if name in row]
-        scores.append(summarise(name, [rows[i][name] for i in known], [patients[i] for i in known], UNITS.get(name, ""), seed=seed))
+        scores.append(summarise(name, [rows[i][name] for i in known], [patients[i] for i in known], _unit(name), seed=seed))
     return scores
 
 
@@ -114,6 +114,10 @@ def reconstructed_picture(autoencoder: Autoencoder, images: Images, index: int) 
 def legend(images: Images) -> dict[str, str]:
     """Structure name -> colour of its outline."""
     return {name: colour(value) for value, name in sorted(images.cohort.labels.items())}
+
+
+def _unit(name: str) -> str:
+    return next((unit for start, unit in UNITS.items() if name.startswith(start)), "")
 
 
 def _mean(measure, image: np.ndarray, reference: np.ndarray) -> float:

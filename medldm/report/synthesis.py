@@ -9,6 +9,7 @@ from medldm.metrics.base import Images, Score
 from medldm.metrics.conditions import ConditionFidelity, correlation, volume_pairs
 from medldm.metrics.distribution import FeatureDistance, IntensityDistance, intensity_edges, intensity_histograms
 from medldm.metrics.diversity import Diversity
+from medldm.metrics.features import Features, Haar
 from medldm.metrics.nearest import NearestTraining, copy_threshold
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import extent, mosaic
@@ -27,20 +28,25 @@ class Synthesis:
         held_out: real cases that the generator did not see.
         training: real cases that it was trained on, or None where the reference has none.
         seed: of resampling and of the choice of pairs and parts.
+        features: what distances are measured in.
     """
 
     generated: Images
     held_out: Images
     training: Images | None
     seed: int = 0
+    features: Sequence[Features] = (Haar(),)
 
     def scores(self) -> Iterator[Score]:
         """All scores; `..._real` is the same measure of real against real (training against held-out cases)."""
-        for metric in (FeatureDistance(self.seed), IntensityDistance(self.seed)):
-            yield from metric(self.generated, self.held_out)
-            if self.training:
-                part = self.training.take(len(self.generated), self.seed)
-                yield from (score.renamed(f"{score.name}_real") for score in metric(part, self.held_out))
+        part = self.training.take(len(self.generated), self.seed) if self.training else None
+        for features in self.features:
+            yield from FeatureDistance(features, self.training, self.training, self.seed)(self.generated, self.held_out)
+            if part:
+                yield from _real(FeatureDistance(features, self.training, None, self.seed)(part, self.held_out))
+        yield from IntensityDistance(self.seed)(self.generated, self.held_out)
+        if part:
+            yield from _real(IntensityDistance(self.seed)(part, self.held_out))
         yield from Diversity(seed=self.seed)(self.generated, self.held_out)
         if self.training:
             yield from NearestTraining(self.training, self.seed)(self.generated, self.held_out)
@@ -100,3 +106,8 @@ def _caption(images: Images, index: int, values: Values) -> str:
         return images.cases[index].case
     asked, found = values[f"requested_{total}"], values[f"measured_{total}"]
     return f"{images.cases[index].case}: {found:.0f} mm³ of {asked:.0f} requested"
+
+
+def _real(scores: Sequence[Score]) -> Iterator[Score]:
+    """Scores of real against real, under names that say so."""
+    return (score.renamed(f"{score.name}_real") for score in scores)

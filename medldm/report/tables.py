@@ -17,11 +17,23 @@ MEANING = {
     "psnr": "Peak signal-to-noise ratio of the reconstruction, data range 2. Beside it: a plain DCT that keeps as many numbers as the latent has.",
     "ssim": "Structural similarity of the reconstruction, data range 2. Beside it: the same DCT.",
     "ms_ssim": "Multi-scale structural similarity of the reconstruction.",
+    "nmse": "Normalised mean squared error of the reconstruction, with -1 as no signal.",
+    "hfen": "High-frequency error norm of the reconstruction: how much fine structure differs.",
     "dice_": "Overlap of the label map after encoding and decoding with the original.",
+    "iou_": "Intersection over union of the same.",
+    "hd95_": "95th percentile of the distances between the surfaces of the same.",
+    "surface_dice_": "Share of the surfaces of the same that lies within 1 mm.",
+    "volume_error_": "Volume of the decoded structure beside the original, signed.",
     "voxels_per_number": "Image voxels that the autoencoder reads per latent number.",
     "bits_per_voxel": "Bits that the codes of a quantised autoencoder take per voxel, without entropy coding.",
     "mmd2_": "Squared maximum mean discrepancy of named features; 0 for equal distributions. Beside it: training against held-out cases.",
-    "frechet_": "Frechet distance of named features; grows as n shrinks. Beside it: training against held-out cases.",
+    "kid_": "Kernel distance (cubic) of named features, unbiased; 0 for equal distributions. Beside it: training against held-out cases.",
+    "frechet_": "Frechet distance of named features, extrapolated to infinite n; around 0 for equal distributions. Beside it: as for `kid_`.",
+    "precision_": "Generated cases that lie among real ones. Beside it: training against held-out cases; so for the next three.",
+    "recall_": "Real cases that lie among generated ones.",
+    "density_": "How densely real cases lie around generated ones; 1 for equal distributions.",
+    "coverage_": "Real cases with a generated one near; .97 for equal distributions.",
+    "authenticity_": "Generated cases farther from their nearest training case than that one from the nearest other; about .5 for new cases.",
     "intensity_w1": "Wasserstein-1 distance of the intensities. Beside it: training against held-out cases.",
     "pairwise_ms_ssim": "Mean likeness of two cases of the cohort; lower is more diverse. Beside it: the held-out cases.",
     "nearest_train": "Largest correlation with a training image, mean over cases. Beside it: the held-out cases.",
@@ -44,7 +56,7 @@ def score_table(title: str, scores: Sequence[Score]) -> Table:
         if score.name in beside:
             continue
         yardstick = next((by_name[score.name + end] for end in YARDSTICKS if score.name + end in by_name), None)
-        rows.append((score.name, _text(score), _beside(yardstick, score.n), str(score.n), score.unit, _meaning(score.name)))
+        rows.append((score.name, _text(score), _beside(yardstick, score.n), str(score.n), score.unit, _meaning(score)))
     return Table(title, ("name", "value [95 % interval]", "beside it", "n", "unit", "what it says"), rows, figures=(0, 1, 2, 3, 4))
 
 
@@ -82,8 +94,9 @@ def _plain(values: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {value}" for key, value in values.items())
 
 
-def _meaning(name: str) -> str:
-    return next((text for start, text in MEANING.items() if name.startswith(start)), "")
+def _meaning(score: Score) -> str:
+    text = next((text for start, text in MEANING.items() if score.name.startswith(start)), "")
+    return f"{text} [{score.on}]" if score.on else text
 
 
 def _text(score: Score) -> str:

@@ -10,6 +10,8 @@ from torch import nn
 from medldm.cohort import Case, Cohort
 from medldm.commands.evaluate import evaluate
 from medldm.errors import UserError
+from medldm.files import sha256
+from medldm.models.encoder import FeatureEncoder
 from medldm.models.lean import LeanAutoencoder
 from medldm.run import Run, save_model
 from medldm.volume import Volume, write_volume
@@ -75,7 +77,10 @@ def test_both_modes_write_all_rows(made):
     assert float(rows["fidelity_r_volume_total"]["value"]) == pytest.approx(1.0)
     assert float(rows["fidelity_error_volume_total"]["value"]) == 0.0
     assert (rows["psnr"]["n"], rows["copies"]["n"], rows["copies"]["value"]) == ("5", "6", "0.0")
-    assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for n, r in rows.items() if n != "copies_threshold")
+    missing = {name for name, row in rows.items() if "not computable" in row["on"]}
+    assert missing == {f"precision_{features}{end}" for features in ("haar_v1", "radiomics_v1") for end in ("", "_real")}
+    assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for n, r in rows.items() if n not in {"copies_threshold", *missing})
+    assert all("split test of cohort" in row["on"] for row in rows.values())
 
 
 def test_the_report_shows_everything_and_loads_nothing(made):
@@ -142,3 +147,17 @@ def test_wrong_input_is_refused_before_anything_is_written(made, tmp_path):
         with pytest.raises(UserError, match=message):
             evaluate(tmp_path / "out", root / "real", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_distances_are_measured_in_the_networks_that_are_given(made, tmp_path):
+    root, _ = made
+    network = write_run(tmp_path / "network", FeatureEncoder(1, (8,)))
+    evaluate(tmp_path / "out", root / "real", generated=root / "generated", features=[network])
+    rows = read_metrics(tmp_path / "out")
+    assert {f"{measure}_selfsupervised_3d{end}" for measure in ("mmd2", "kid", "frechet") for end in ("", "_real")} <= set(rows)
+    assert f"sha256 {sha256(network / 'model.safetensors')}" in rows["frechet_selfsupervised_3d"]["on"]
+    assert {name: row for name, row in rows.items() if "selfsupervised" not in name}.items() <= read_metrics(root / "both").items()
+    for wrong, message in (([network] * 2, "given twice"), ([tmp_path / "absent.pt"], r"absent.pt does not exist.*nothing is downloaded")):
+        with pytest.raises(UserError, match=message):
+            evaluate(tmp_path / "wrong", root / "real", generated=root / "generated", features=wrong)
+    assert not (tmp_path / "wrong").exists()
