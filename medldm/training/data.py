@@ -1,5 +1,6 @@
 """Batches decided by the step: what step 700 sees is the same whether or not the training was stopped before it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,9 +99,10 @@ class Crops(Dataset):
         contrast, brightness = ((2 * torch.rand(2, generator=generator) - 1) * JITTER).tolist()
         if self.augment:
             reach = self.augment.reach(size, self.spacings[index])
-            wide = _around(image, start, size, reach, float(image.min())), _around(label, start, size, reach, 0.0)
-            image, label = self.augment(*wide, generator, self.spacings[index])
-            start = list(reach)
+            if math.prod(n + 2 * r for n, r in zip(size, reach, strict=True)) < image[0].numel():
+                image, label = _around(image, start, size, reach, float(image.min())), _around(label, start, size, reach, 0.0)
+                start = list(reach)
+            image, label = self.augment(image, label, generator, self.spacings[index])  # the whole volume where that is less
         place = tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
         return image[(slice(None), *place)] * (1 + contrast) + brightness, label[(slice(None), *place)]
 

@@ -11,7 +11,7 @@ from medldm.randomness import keyed
 from medldm.run import build, describe
 from medldm.training.data import JITTER, Crops, case_of
 
-PLACE = Augment(flip=(0, 1, 2), degrees=12.0, scale=0.1, shift_mm=3.0, probability=1.0)
+PLACE = Augment(flip=(0, 1, 2), degrees=12.0, scale=0.1, shift_mm=3.0, elastic_mm=1.0, probability=1.0)
 ALL = replace(PLACE, bias=0.3, gamma=0.3, noise=0.1, blur_mm=1.0)
 
 

@@ -22,6 +22,7 @@ class Augment:
         degrees: largest rotation about each axis.
         scale: largest change of size, a share: 0.1 gives sizes from 0.9 to 1.1, the same along all axes.
         shift_mm: largest shift along each axis; random crops are shifted anyway.
+        elastic_mm: largest displacement of the 7 x 7 x 7 places between which a crop with its surroundings is bent smoothly.
         bias: largest coefficient of a smooth field exp(polynomial of order 3).
         gamma: largest logarithm of the exponent: 0.3 gives exponents from 0.74 to 1.35.
         noise: largest standard deviation of Gaussian noise, for intensities in [-1, 1].
@@ -33,6 +34,7 @@ class Augment:
     degrees: float = 0.0
     scale: float = 0.0
     shift_mm: float = 0.0
+    elastic_mm: float = 0.0
     bias: float = 0.0
     gamma: float = 0.0
     noise: float = 0.0
@@ -40,7 +42,7 @@ class Augment:
     probability: float = 0.5
 
     def __post_init__(self):
-        strengths = (self.degrees, self.scale, self.shift_mm, self.bias, self.gamma, self.noise, self.blur_mm)
+        strengths = (self.degrees, self.scale, self.shift_mm, self.elastic_mm, self.bias, self.gamma, self.noise, self.blur_mm)
         if not all(np.isfinite(s) and s >= 0 for s in strengths) or self.degrees > 180 or self.scale > 0.5 or self.shift_mm > 100:
             raise UserError("The strengths of Augment are not at least 0, degrees at most 180, scale at most 0.5 and shift_mm at most 100.")
         if not set(self.flip) <= {0, 1, 2}:
@@ -55,12 +57,12 @@ class Augment:
             size: voxels of the crop along I, J, K.
             spacing: mm along I, J, K.
         """
-        if not (self.degrees or self.scale or self.shift_mm):
+        if not (self.degrees or self.scale or self.shift_mm or self.elastic_mm):
             return (0, 0, 0)
         sine = float(np.sin(np.radians(min(self.degrees, 90))))
         off = min(1.0, sine + sine**2)  # no other entry of a product of three such rotations is larger
         half = np.array(size) * np.array(spacing) / 2
-        source = half / (1 - self.scale) + self.shift_mm  # before it is turned
+        source = half / (1 - self.scale) + self.shift_mm + self.elastic_mm  # before it is turned
         needed = (1 - off) * source + off * source.sum() - half
         return tuple(int(n) for n in np.ceil(needed / np.array(spacing)))
 
@@ -96,6 +98,7 @@ class Augment:
         wanted = (
             (self.flip, lambda: torchio.RandomFlip(self.flip, flip_probability=0.5)),
             (place, lambda: torchio.RandomAffine(size, self.degrees, self.shift_mm, isotropic=True, **chance)),
+            (self.elastic_mm, lambda: torchio.RandomElasticDeformation(7, self.elastic_mm, **chance)),
             (self.bias, lambda: torchio.RandomBiasField(self.bias, **chance)),
             (self.gamma, lambda: torchio.RandomGamma(self.gamma, **chance)),
             (self.noise, lambda: torchio.RandomNoise(0, (0, self.noise / 2), **chance)),  # half, in the range [0, 1]

@@ -1,0 +1,195 @@
+"""The trainings of a downstream study, and what each network says of real patients that were held out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from medldm.cohort import Cohort
+from medldm.errors import UserError
+from medldm.files import read_json, write_json
+from medldm.metrics.base import Images
+from medldm.metrics.segmentation import label_values
+from medldm.models.segmenter import Segmenter
+from medldm.randomness import seeded
+from medldm.training.base import StepTraining
+from medldm.training.data import Crops, crop_size
+from medldm.training.fit import fit
+from medldm.training.prediction import PredictionTraining, Predictor, Target, Valued
+from medldm.training.segmentation import SegmentationTraining
+from medldm.training.study import Arm, Downstream, chosen
+from medldm.types import Shape3
+
+Values = dict[str, float]
+
+
+class Task(ABC):
+    """What is learnt, and how it is judged.
+
+    Args:
+        settings: of the study.
+        train: real cases that may be trained on.
+        synthetic: generated cases.
+    """
+
+    def __init__(self, settings: Downstream, train: Cohort, synthetic: Cohort):
+        self.settings, self.train, self.synthetic = settings, train, synthetic
+        both = Cohort(train.root, (*train.cases, *synthetic.cases), train.unit, train.labels)
+        self.crop: Shape3 = crop_size(both, self.factor, settings.crop)
+
+    @property
+    @abstractmethod
+    def factor(self) -> int:
+        """Voxels per cell of the network's coarsest level."""
+
+    @abstractmethod
+    def module(self, seed: int) -> StepTraining:
+        """A new network in its training."""
+
+    @abstractmethod
+    def samples(self, cohort: Cohort, batch: int, seed: int) -> Dataset:
+        """Training samples of a cohort, keyed by (step, slot)."""
+
+    @abstractmethod
+    def judge(self, model: nn.Module, images: Images, index: int) -> Values:
+        """Values of one held-out case, by name."""
+
+    def dataset(self, arm: Arm) -> Dataset:
+        """Training samples of an arm."""
+        batch, slots = self.settings.training.batch, self.settings.synthetic_slots
+        real = chosen(self.train, arm.size, arm.seed) if arm.size else None
+        if real is None or arm.name != "both":
+            return self.samples(real or self.synthetic, batch, arm.seed)
+        return Mixed(self.samples(real, batch - slots, arm.seed), self.samples(self.synthetic, slots, arm.seed), batch - slots)
+
+
+class Segmentation(Task):
+    """Finds the labels."""
+
+    @property
+    def factor(self) -> int:
+        """See `Task`."""
+        return 2 ** (len(self.settings.widths) - 1)
+
+    def module(self, seed: int) -> StepTraining:
+        """See `Task`."""
+        with seeded(seed, "downstream"):
+            model = Segmenter(channels(self.train), len(self.train.labels), self.settings.widths)
+        return SegmentationTraining(model, self.settings.training, seed, self.crop)
+
+    def samples(self, cohort: Cohort, batch: int, seed: int) -> Dataset:
+        """See `Task`."""
+        return Crops(cohort, self.crop, batch, seed, self.settings.augment)
+
+    def judge(self, model: nn.Module, images: Images, index: int) -> Values:
+        """See `Task`."""
+        found = model.probabilities(torch.from_numpy(images.image(index))[None].to(device_of(model))).argmax(1)[0]
+        values = label_values(found.cpu().numpy(), images.label(index), images.cohort.labels, images.spacing(index))
+        dices = [value for name, value in values.items() if name.startswith("dice_")]
+        return values | ({"dice": sum(dices) / len(dices)} if dices else {})
+
+
+class Covariate(Task):
+    """Predicts a covariate."""
+
+    def __init__(self, settings: Downstream, train: Cohort, synthetic: Cohort):
+        super().__init__(settings, train, synthetic)
+        self.target = target_of(settings.covariate or "", train)
+
+    @property
+    def factor(self) -> int:
+        """See `Task`."""
+        return 2 ** len(self.settings.widths)
+
+    def module(self, seed: int) -> StepTraining:
+        """See `Task`."""
+        with seeded(seed, "downstream"):
+            model = Predictor(channels(self.train), self.target.outputs, self.settings.widths)
+        return PredictionTraining(model, self.target, self.settings.training, seed, self.crop)
+
+    def samples(self, cohort: Cohort, batch: int, seed: int) -> Dataset:
+        """See `Task`."""
+        known = cohort.where(lambda case: case.covariates.get(self.target.name) is not None)
+        if not len(known):
+            raise UserError(f"{cohort.root}: no case has the covariate {self.target.name!r}.", "Give another as downstream.covariate.")
+        values = [self.target.encode(case.covariates[self.target.name]) for case in known]
+        return Valued(Crops(known, self.crop, batch, seed, self.settings.augment), values)
+
+    def judge(self, model: nn.Module, images: Images, index: int) -> Values:
+        """See `Task`."""
+        value = images.cases[index].covariates.get(self.target.name)
+        if value is None:
+            return {}
+        with torch.no_grad():
+            outputs = model(torch.from_numpy(images.image(index))[None].to(device_of(model)))[0]
+        return {"error": self.target.error(outputs, value)}
+
+
+class Mixed(Dataset):
+    """Batches of which the first slots come from one dataset and the others from another.
+
+    Args:
+        first, second: keyed by (step, slot).
+        slots: of the first.
+    """
+
+    def __init__(self, first: Dataset, second: Dataset, slots: int):
+        self.first, self.second, self.slots = first, second, slots
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sample of one slot of one step."""
+        step, slot = key
+        return self.first[key] if slot < self.slots else self.second[step, slot - self.slots]
+
+
+def run_study(
+    task: Task, test: Images, root: Path, progress: Callable[[Arm, int], None], say: Callable[[str], None]
+) -> Iterator[tuple[Arm, list[Values]]]:
+    """Train every arm and judge it on held-out cases; arms that are finished in the folder are read from there.
+
+    Args:
+        task: what is learnt.
+        test: held-out real cases.
+        root: folder of the arms.
+        progress: called with arm and step every few steps.
+        say: takes lines for the user.
+    """
+    for arm in task.settings.arms(len({case.patient or case.case for case in task.train})):
+        path = root / str(arm) / "values.json"
+        if not path.is_file():
+            module = task.module(arm.seed)
+            fit(module, task.dataset(arm), None, path.parent, [lambda step, values, arm=arm: progress(arm, step)], say)
+            model = module.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            write_json(path, {"values": [task.judge(model, test, index) for index in range(len(test))]})
+            for checkpoint in (path.parent / "checkpoints").glob("*.ckpt"):
+                checkpoint.unlink()
+        yield arm, read_json(path)["values"]
+
+
+def target_of(name: str, train: Cohort) -> Target:
+    """How a covariate is predicted.
+
+    Raises:
+        UserError: it is none of the cohort's, or does not vary.
+    """
+    values = [case.covariates[name] for case in train if case.covariates.get(name) is not None]
+    if len(set(values)) < 2:
+        varying = [key for key in train.covariates if len({case.covariates.get(key) for case in train} - {None}) > 1]
+        raise UserError(f"downstream.covariate: {name!r} is no covariate that varies; there are {', '.join(varying) or 'none'}.")
+    if any(isinstance(value, str) for value in values):
+        return Target(name, tuple(sorted({str(value) for value in values})))
+    numbers = torch.tensor(values, dtype=torch.float64)
+    return Target(name, (), float(numbers.mean()), float(numbers.std()))
+
+
+def channels(cohort: Cohort) -> int:
+    """Contrasts of its images."""
+    return len(Images(cohort).image(0))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network is."""
+    return next(model.parameters()).device

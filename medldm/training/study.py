@@ -1,0 +1,90 @@
+"""Settings and arms of a downstream study. No Lightning here: the signature of `evaluate` imports it."""
+
+from dataclasses import dataclass, field
+
+from medldm.cohort import Cohort
+from medldm.data.steps.torchio_augment import Augment
+from medldm.errors import UserError
+from medldm.randomness import permutation
+from medldm.training.options import Training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training set.
+
+    Args:
+        name: "real", "synthetic" or "both".
+        size: real training patients; 0 for "synthetic".
+        seed: number of the training.
+    """
+
+    name: str
+    size: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-n{self.size}-seed{self.seed}" if self.size else f"{self.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What synthetic cases are worth for a task: the same network trained on real, on synthetic and on both.
+
+    Every arm has the same network, steps, batch and ordinary augmentation. An arm of both takes a share of each batch from the
+    synthetic cases. Smaller sets of real patients are parts of the larger ones, and other ones for each seed.
+
+    Args:
+        sizes: real training patients of the arms "real" and "both"; all that there are by default.
+        seeds: trainings per arm, which differ in real patients, initial weights and order.
+        share: of each batch that is synthetic in arms of both, in (0, 1).
+        covariate: predict it, a number or a category; by default the labels are segmented.
+        widths: of the network, see `Segmenter` (segmentation) or `FeatureEncoder` (covariate).
+        training: length, batch, learning rates, precision of each arm.
+        augment: ordinary augmentation, the same for every arm.
+        crop: voxels of a training crop; by default what fits every case, at most 64.
+    """
+
+    sizes: tuple[int, ...] = ()
+    seeds: int = 3
+    share: float = 0.5
+    covariate: str | None = None
+    widths: tuple[int, ...] = (32, 64, 128)
+    training: Training = field(default_factory=lambda: Training(steps=800))
+    augment: Augment = field(default_factory=lambda: Augment(degrees=15, scale=0.15, elastic_mm=3, bias=0.3, gamma=0.3, noise=0.05))
+    crop: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or not 0 < self.share < 1 or min(self.sizes, default=1) < 1:
+            raise UserError("downstream.seeds and downstream.sizes must be at least 1, downstream.share must lie between 0 and 1.")
+        self.training.check_trains()
+        if not 0 < self.synthetic_slots < self.training.batch:
+            found = f"downstream.share={self.share} of downstream.training.batch={self.training.batch}"
+            raise UserError(f"{found} leaves no real or no synthetic sample in a batch.", "Set a larger batch, or another share.")
+
+    @property
+    def synthetic_slots(self) -> int:
+        """Synthetic samples in each batch of an arm of both."""
+        return round(self.share * self.training.batch)
+
+    def arms(self, patients: int) -> list[Arm]:
+        """All arms, where so many real patients can be trained on.
+
+        Raises:
+            UserError: a size is larger than that.
+        """
+        sizes = sorted(set(self.sizes)) or [patients]
+        if sizes[-1] > patients:
+            raise UserError(f"downstream.sizes: {sizes[-1]} real training patients are more than the {patients} there are.", "Lower it.")
+        return [
+            arm
+            for seed in range(self.seeds)
+            for arm in (*(Arm(name, size, seed) for size in sizes for name in ("real", "both")), Arm("synthetic", 0, seed))
+        ]
+
+
+def chosen(real: Cohort, size: int, seed: int) -> Cohort:
+    """The real training cases of `size` patients; the first `size` in an order that the seed alone decides."""
+    patients = sorted({case.patient or case.case for case in real})
+    names = {patients[i] for i in permutation(len(patients), seed, "downstream")[:size]}
+    return real.where(lambda case: (case.patient or case.case) in names)
