@@ -42,6 +42,10 @@ class Score:
         """The same figure under another name."""
         return replace(self, name=name)
 
+    def computed(self, on: str) -> "Score":
+        """The same figure, with what it was computed on."""
+        return replace(self, on=on)
+
 
 class Images:
     """The usable cases of a cohort; each file is read at its first use and kept while `keep_bytes` allow.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class FeatureDistance(Metric):
         ]
 
     def _mean(self, name: str, values: np.ndarray, images: Images) -> Score:
-        return replace(summarise(f"{name}_{self.features.name}", values, images.patients, seed=self.seed), on=str(self.features))
+        return summarise(f"{name}_{self.features.name}", values, images.patients, seed=self.seed).computed(str(self.features))
 
     def _missing(self, name: str, images: Images, reason: str) -> Score:
         return Score(f"{name}_{self.features.name}", math.nan, math.nan, math.nan, len(set(images.patients)), on=f"not computable: {reason}")

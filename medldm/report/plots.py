@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import UserError
+from medldm.metrics.base import Score
 
 INK = "#7d8794"
 LINES = ("#2f8fd8", "#e8830c", "#1fa774", "#d2509a", "#8f7be8", "#b08d00")
@@ -110,6 +111,32 @@ def plot_intensities(edges: np.ndarray, shares: Mapping[str, np.ndarray], unit: 
         axes[0].set(xlabel=f"intensity / {unit}", ylabel="density", xlim=(edges[0], edges[-1]))
         axes[0].set_ylim(0, top)
         axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    return png()
+
+
+def plot_arms(lines: Mapping[str, Sequence[tuple[int, Score]]], title: str) -> bytes:
+    """Scores against the number of real training patients, with their intervals; an arm without real ones is a dashed line.
+
+    Args:
+        lines: arm -> pairs of real patients and score.
+        title: of the vertical axis.
+    """
+    with _figure(1, 1, (6, 3.4)) as (axes, png):
+        axis = axes[0]
+        for line, (name, points) in zip(LINES, lines.items(), strict=False):
+            sizes, scores = zip(*points, strict=True)
+            values = np.array([score.value for score in scores])
+            reach = np.abs(np.array([[score.low, score.high] for score in scores]).T - values)
+            if sizes == (0,):
+                axis.axhline(values[0], color=line, lw=1.4, ls="--", label=name)
+            else:
+                axis.errorbar(sizes, values, reach, color=line, lw=1.6, marker="o", ms=4, capsize=3, label=name)
+        ticks = sorted({size for points in lines.values() for size, _ in points if size})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="real training patients", ylabel=title)
+        axis.legend(frameon=False, labelcolor=INK, fontsize=9)
     return png()
 
 

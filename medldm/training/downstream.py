@@ -1,7 +1,6 @@
 """The trainings of a downstream study, and what each network says of real patients that were held out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -145,28 +144,24 @@ class Mixed(Dataset):
         return self.first[key] if slot < self.slots else self.second[step, slot - self.slots]
 
 
-def run_study(
-    task: Task, test: Images, root: Path, progress: Callable[[Arm, int], None], say: Callable[[str], None]
-) -> Iterator[tuple[Arm, list[Values]]]:
-    """Train every arm and judge it on held-out cases; arms that are finished in the folder are read from there.
+def run_arm(task: Task, arm: Arm, test: Images, root: Path) -> list[Values]:
+    """Train one arm and judge it on held-out cases; one that is finished is read from its folder, one that was stopped goes on.
 
     Args:
         task: what is learnt.
+        arm: on what.
         test: held-out real cases.
-        root: folder of the arms.
-        progress: called with arm and step every few steps.
-        say: takes lines for the user.
+        root: folder of the arm.
     """
-    for arm in task.settings.arms(len({case.patient or case.case for case in task.train})):
-        path = root / str(arm) / "values.json"
-        if not path.is_file():
-            module = task.module(arm.seed)
-            fit(module, task.dataset(arm), None, path.parent, [lambda step, values, arm=arm: progress(arm, step)], say)
-            model = module.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-            write_json(path, {"values": [task.judge(model, test, index) for index in range(len(test))]})
-            for checkpoint in (path.parent / "checkpoints").glob("*.ckpt"):
-                checkpoint.unlink()
-        yield arm, read_json(path)["values"]
+    path = root / "values.json"
+    if not path.is_file():
+        module = task.module(arm.seed)
+        fit(module, task.dataset(arm), None, root, [], lambda line: None)
+        model = module.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        write_json(path, {"values": [task.judge(model, test, index) for index in range(len(test))]})
+        for checkpoint in (root / "checkpoints").glob("*.ckpt"):
+            checkpoint.unlink()
+    return read_json(path)["values"]
 
 
 def target_of(name: str, train: Cohort) -> Target:

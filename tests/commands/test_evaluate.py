@@ -1,6 +1,7 @@
 """The evaluation of an autoencoder and of a generated cohort, on a cohort of boxes written here."""
 
 import csv
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from medldm.files import sha256
 from medldm.models.encoder import FeatureEncoder
 from medldm.models.lean import LeanAutoencoder
 from medldm.run import Run, save_model
+from medldm.training.options import Training
+from medldm.training.study import Downstream
 from medldm.volume import Volume, write_volume
 
 SPLITS = ("train",) * 6 + ("test",) * 5
@@ -161,3 +164,58 @@ def test_distances_are_measured_in_the_networks_that_are_given(made, tmp_path):
         with pytest.raises(UserError, match=message):
             evaluate(tmp_path / "wrong", root / "real", generated=root / "generated", features=wrong)
     assert not (tmp_path / "wrong").exists()
+
+
+QUICK = Training(steps=2, batch=2, precision="32-true")
+
+
+def test_a_downstream_study_compares_arms_patient_by_patient(made, tmp_path):
+    root, _ = made
+    study = Downstream(sizes=(3, 6), seeds=2, widths=(8, 16), training=QUICK)
+    report = evaluate(tmp_path / "out", root / "real", generated=root / "generated", downstream=study)
+    rows, arms = read_metrics(tmp_path / "out"), defaultdict(list)
+    with open(tmp_path / "out" / "downstream.csv", newline="") as stream:
+        for row in csv.DictReader(stream):
+            arms[row["arm"], int(row["size"]), row["patient"]].append(float(row["dice"]))
+    assert {key[:2] for key in arms} == {("real", 3), ("real", 6), ("both", 3), ("both", 6), ("synthetic", 0)} and len(arms) == 5 * 5
+    means = {key: np.mean(values) for key, values in arms.items() if len(values) == 2}
+    patients = {key[2] for key in means}
+    gain = np.mean([means["both", 3, p] - means["real", 3, p] for p in patients])
+    assert float(rows["downstream_gain_n3"]["value"]) == pytest.approx(gain)
+    ratio = np.mean([means["synthetic", 0, p] for p in patients]) / np.mean([means["real", 6, p] for p in patients])
+    assert float(rows["downstream_synthetic_over_real"]["value"]) == pytest.approx(ratio)
+    assert "unfair: the generator saw label maps of 6 patients" in rows["downstream_gain_n3"]["on"]
+    assert "unfair" not in rows["downstream_gain_n6"]["on"] + rows["downstream_dice_real_n3"]["on"]
+    assert "mean of 2 trainings" in rows["downstream_dice_synthetic"]["on"] and rows["downstream_dice_synthetic"]["n"] == "5"
+    assert "<h2>Downstream</h2>" in report.read_text()
+
+
+def test_a_covariate_can_be_the_task(made, tmp_path):
+    root, _ = made
+    study = Downstream(seeds=1, covariate="volume_left", widths=(8, 16), training=QUICK)
+    evaluate(tmp_path / "out", root / "real", generated=root / "generated", downstream=study)
+    rows = read_metrics(tmp_path / "out")
+    real, both = (float(rows[f"downstream_error_{arm}_n6"]["value"]) for arm in ("real", "both"))
+    assert float(rows["downstream_gain_n6"]["value"]) == pytest.approx(real - both)
+    assert {"downstream_error_synthetic", "downstream_synthetic_over_real"} <= set(rows)
+
+
+def test_an_unfair_or_impossible_study_is_refused(made, tmp_path):
+    root, _ = made
+    wrong = [
+        ({"downstream": Downstream()}, "there are none"),
+        ({"generated": root / "generated", "independent": True, "downstream": Downstream()}, "may have been trained on"),
+        ({"generated": root / "generated", "split": "train", "downstream": Downstream()}, "may have been trained on"),
+        ({"generated": root / "generated", "downstream": Downstream(sizes=(7,))}, "7 real training patients are more than the 6"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(UserError, match=message):
+            evaluate(tmp_path / "out", root / "real", autoencoder=root / "autoencoder", **arguments)
+    for settings, message in (
+        ({"share": 1.0}, "share"),
+        ({"training": Training(steps=2, batch=1)}, "no real or no synthetic"),
+        ({"seeds": 0}, "seeds"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Downstream(**settings)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""A downstream study: scores of its arms, what synthetic cases add to real ones, and a plot."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medldm.cohort import Cohort
+from medldm.files import write_text
+from medldm.metrics.base import Images, Score
+from medldm.metrics.bootstrap import summarise
+from medldm.report.html import Figure
+from medldm.report.plots import plot_arms
+from medldm.report.reconstruction import Values
+from medldm.training.study import Arm, Downstream
+
+Found = Mapping[Arm, Sequence[Values]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A downstream study that is to be made.
+
+    Args:
+        settings: of the study.
+        train: real cases that may be trained on; the generator's own training cases, so that those of the test are new to all.
+        synthetic: generated cases.
+    """
+
+    settings: Downstream
+    train: Cohort
+    synthetic: Cohort
+
+    def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Found:
+        """Train and judge all arms; those that are finished in the folder are read from there.
+
+        Args:
+            test: held-out real cases.
+            root: folder of the arms.
+            progress: takes arms and a title, and gives the arms one after the other.
+        """
+        from medldm.training.downstream import Covariate, Segmentation, run_arm
+
+        task = (Covariate if self.settings.covariate else Segmentation)(self.settings, self.train, self.synthetic)
+        arms = self.settings.arms(len({case.patient or case.case for case in self.train}))
+        return {arm: run_arm(task, arm, test, root / str(arm)) for arm in progress(arms, "downstream trainings")}
+
+    @property
+    def labelled(self) -> int:
+        """Patients whose own label maps the generator saw; those of predicted ones do not count."""
+        predicted = set(self.train.facts.get("predicted_labels", ()))
+        return len({case.patient or case.case for case in self.train if case.label and case.case not in predicted})
+
+
+def study_scores(found: Found, test: Images, labelled: int, seed: int = 0) -> list[Score]:
+    """Means over patients of every arm, and paired differences, after a mean over the seeds for each case.
+
+    `downstream_dice_real_n10`, `..._both_n10`, `..._synthetic` (for a covariate `downstream_error_...`), `downstream_gain_n10` (both minus real
+    for Dice, real minus both for an error, so that a gain is positive) and `downstream_synthetic_over_real`, the ratio of the means of
+    the synthetic arm and of the real one of most patients. Intervals are over the patients of the test, not over trainings.
+
+    Args:
+        found: arm -> values of each held-out case.
+        test: the held-out cases.
+        labelled: patients whose label maps the generator saw: an arm of fewer is told to be unfair.
+        seed: of the bootstrap.
+    """
+    measure = measure_of(found)
+    arms = _over_seeds(found, measure)
+    seeds = len({arm.seed for arm in found})
+
+    def score(name: str, rows: np.ndarray, size: int = 0, statistic: Callable[[np.ndarray], float] = np.mean) -> Score:
+        unfair = f"; unfair: the generator saw label maps of {labelled} patients" if 0 < size < labelled and measure == "dice" else ""
+        known = np.isfinite(rows.reshape(len(rows), -1)).all(1)
+        patients = [patient for patient, used in zip(test.patients, known, strict=True) if used]
+        return summarise(f"downstream_{name}", rows[known], patients, statistic=statistic, seed=seed).computed(f"mean of {seeds} trainings{unfair}")
+
+    scores = [
+        score("_".join(filter(None, (measure, name, f"n{size}" * bool(size)))), values, size if name == "both" else 0)
+        for (name, size), values in arms.items()
+    ]
+    sign = 1 if measure == "dice" else -1
+    sizes = sorted({size for name, size in arms if name == "both"})
+    scores += [score(f"gain_n{size}", sign * (arms["both", size] - arms["real", size]), size) for size in sizes]
+    if ("synthetic", 0) in arms and sizes:
+        pair = np.stack([arms["synthetic", 0], arms["real", sizes[-1]]], axis=1)
+        scores.append(score("synthetic_over_real", pair, sizes[-1], lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean())))
+    return scores
+
+
+def study_figure(scores: Sequence[Score]) -> Figure:
+    """Arms against the number of real patients."""
+    arms = [score for score in scores if score.name.startswith(("downstream_dice", "downstream_error"))]
+    measure = arms[0].name.split("_")[1]
+    lines: dict[str, list[tuple[int, Score]]] = {}
+    for score in arms:
+        name, _, size = score.name.split("_", 2)[2].partition("_n")
+        lines.setdefault(name, []).append((int(size or 0), score))
+    title = {"dice": "Dice on held-out patients", "error": "Error on held-out patients"}[measure]
+    caption = f"{title}, mean over labels; bars are 95 % intervals over {arms[0].n} patients. The dashed line is the arm of synthetic cases alone."
+    return Figure("Downstream", plot_arms(lines, title), caption)
+
+
+def write_study(path: Path, found: Found, test: Images) -> None:
+    """One row per arm and held-out case: `arm,size,seed,case,patient` and all values."""
+    names = list(dict.fromkeys(name for rows in found.values() for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arm", "size", "seed", "case", "patient", *names])
+    for arm, rows in found.items():
+        for case, row in zip(test.cases, rows, strict=True):
+            writer.writerow([arm.name, arm.size, arm.seed, case.case, case.patient, *(repr(row[n]) if n in row else "" for n in names)])
+    write_text(path, text.getvalue())
+
+
+def measure_of(found: Found) -> str:
+    """ "dice" or "error"."""
+    return "dice" if any("dice" in row for rows in found.values() for row in rows) else "error"
+
+
+def _over_seeds(found: Found, measure: str) -> dict[tuple[str, int], np.ndarray]:
+    """Arm without its seed -> mean over seeds per case, nan where a case has no value."""
+    gathered: dict[tuple[str, int], list[list[float]]] = {}
+    for arm, rows in found.items():
+        gathered.setdefault((arm.name, arm.size), []).append([row.get(measure, np.nan) for row in rows])
+    return {arm: np.mean(values, axis=0) for arm, values in sorted(gathered.items())}

@@ -1,0 +1,137 @@
+"""The evaluation of an autoencoder, of a generated cohort, or of both: all scores, and the page that shows them."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medldm.files import atomic, read_yaml, write_text
+from medldm.metrics.base import Images, Score, write_scores
+from medldm.models.autoencoder import Autoencoder
+from medldm.report.downstream import Study, study_figure, study_scores, write_study
+from medldm.report.html import Figure, Item, Section, Text, write_report
+from medldm.report.mosaic import mosaic
+from medldm.report.plots import plot_curves, read_history
+from medldm.report.reconstruction import (
+    Values,
+    case_values,
+    legend,
+    reconstructed_picture,
+    reconstruction_figures,
+    reconstruction_scores,
+    stored_picture,
+)
+from medldm.report.synthesis import Synthesis
+from medldm.report.tables import lineage_table, score_table
+
+Progress = Callable[[Iterable, str], Iterable]
+
+LIMITS = (
+    "Intervals are 95 % bootstrap intervals over patients. They say how far other patients would move a figure, not how far another training would.",
+    "haar_v1 describes texture and contrast with wavelet statistics; it knows no anatomy. A small distance is necessary for realism, not sufficient.",
+    "The search for copies compares whole images at one position. It finds plain copies; it is no proof of privacy.",
+    "Condition fidelity trusts the generated label map. Whether image and label map agree has to be seen in the pictures.",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated.
+
+    Args:
+        folders: of cohorts and runs by role.
+        split: part of the reference that is held out.
+        seed: of the bootstrap.
+        held_out: real cases.
+        model: judged by its reconstructions of them, or None.
+        synthesis: judged beside them, or None.
+        study: trained to see what the synthetic cases are worth, or None.
+    """
+
+    folders: dict[str, Path]
+    split: str
+    seed: int
+    held_out: Images
+    model: Autoencoder | None
+    synthesis: Synthesis | None
+    study: Study | None = None
+
+    def measure(self, out: Path, progress: Progress) -> list[Score]:
+        """Compute all scores and write `metrics.csv`, `cases.csv`, `overview.png` and `report.html`.
+
+        Args:
+            out: the folder.
+            progress: takes steps and a title, and gives the steps one after the other.
+        """
+        model, held_out, synthesis = self.model, self.held_out, self.synthesis
+        rows = [case_values(model, held_out, i) for i in progress(range(len(held_out)), "reconstructing")] if model else []
+        scores = reconstruction_scores(rows, held_out.patients, self.seed)
+        scores += list(progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
+        trained = self.study.run(held_out, out / "downstream", progress) if self.study else {}
+        if self.study:
+            scores += study_scores(trained, held_out, self.study.labelled, self.seed)
+            write_study(out / "downstream.csv", trained, held_out)
+        made, real = synthesis.values() if synthesis else ([], [])
+        write_scores(out / "metrics.csv", scores, f"split {self.split} of cohort {held_out.cohort.fingerprint()[:12]}")
+        generated = synthesis.generated if synthesis else held_out
+        _write_cases(out / "cases.csv", (("reconstruction", held_out, rows), ("generated", generated, made), ("real", held_out, real)))
+        overview = _overview(self)
+        with atomic(out / "overview.png") as temporary:
+            temporary.write_bytes(overview.png)
+        sections = [
+            Section("At a glance", [overview]),
+            Section("Downstream", [study_figure(scores)] if self.study else []),
+            Section("Synthesis", synthesis.figures(made) if synthesis else []),
+            Section("Reconstruction", [reconstruction_figures(model, held_out, rows)] if model else []),
+            Section("Figures and their intervals", [score_table("", scores)]),
+            Section("Training", _curves(self.folders)),
+            Section("Limits", [Text(LIMITS)]),
+            Section("Provenance", [lineage_table(self.folders)]),
+        ]
+        write_report(out / "report.html", "Evaluation", _lead(self), sections)
+        return scores
+
+
+def _overview(evaluation: Evaluation) -> Figure:
+    """Rows real, reconstructed and generated, of the first cases."""
+    shown = range(min(3, len(evaluation.held_out)))
+    rows = {"real": [stored_picture(evaluation.held_out, i) for i in shown]}
+    if evaluation.model:
+        rows["reconstructed (the same cases)"] = [reconstructed_picture(evaluation.model, evaluation.held_out, i) for i in shown]
+    if evaluation.synthesis:
+        generated = evaluation.synthesis.generated
+        rows["generated"] = [stored_picture(generated, i) for i in range(min(3, len(generated)))]
+    caption = "The first cases of each cohort, not selected: axial, coronal and sagittal slice, all at one scale, patient's right on the left."
+    return Figure("", mosaic(list(rows.values()), list(rows)), caption, legend(evaluation.held_out))
+
+
+def _curves(folders: dict[str, Path]) -> list[Item]:
+    """Curves of the trainings behind the given folders, among them the run that a generated cohort came from."""
+    runs = {role: folder for role, folder in folders.items() if role != "reference"}
+    config = folders["generated"] / "config.yaml" if "generated" in folders else None
+    if config and config.is_file() and isinstance(source := read_yaml(config).get("run"), str):
+        runs["diffusion"] = Path(source)
+    curves = {role: read_history(folder / "history.csv") for role, folder in runs.items() if (folder / "history.csv").is_file()}
+    caption = "Logarithmic where a curve spans a factor of eight."
+    return [Figure(role.capitalize(), plot_curves(found), caption) for role, found in curves.items() if found]
+
+
+def _lead(evaluation: Evaluation) -> str:
+    """What was compared with what."""
+    folders, held_out = evaluation.folders, evaluation.held_out
+    real = f"{len(held_out)} real cases of {len(set(held_out.patients))} patients (split {evaluation.split!r} of {folders['reference'].name})"
+    text = f"{len(evaluation.synthesis.generated)} generated cases beside {real}." if evaluation.synthesis else f"Measured on {real}."
+    return text + (f" The same real cases, reconstructed by the autoencoder in {folders['autoencoder'].name}." if evaluation.model else "")
+
+
+def _write_cases(path: Path, parts: Sequence[tuple[str, Images, Sequence[Values]]]) -> None:
+    """One row per case and part; a cell is empty where a value does not apply."""
+    names = list(dict.fromkeys(name for _, _, rows in parts for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["part", "case", "patient", *names])
+    for part, images, rows in parts:
+        for case, row in zip(images.cases if rows else (), rows, strict=True):
+            writer.writerow([part, case.case, case.patient, *(repr(row[name]) if name in row else "" for name in names)])
+    write_text(path, text.getvalue())
