@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": "show whether this machine is fit for the work",
     "check": "look for files of a source that cannot be used, and say why",
     "prepare": "turn a source of images into a cohort",
+    "annotate": "predict the label maps that a cohort lacks, from those it has",
     "train-autoencoder": "train the network that codes volumes as latents",
     "train-features": "train a feature network on a cohort, for perceptual losses and distances without downloads",
     "cache-latents": "code a cohort once, for all trainings that follow",
@@ -40,6 +41,7 @@ KNOBS = {
     "train-autoencoder": "Lower crop or training.batch, set training.checkpointing, or leave whole_from away.",
     "train-features": "Lower crop or training.batch.",
     "train-diffusion": "Lower training.batch, or use a smaller net.",
+    "annotate": "Lower crop or training.batch.",
     **dict.fromkeys(("cache-latents", "generate", "evaluate"), "Set --memory to what there is, or lower the batch where there is one."),
 }
 

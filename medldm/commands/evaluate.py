@@ -142,11 +142,12 @@ def _study(settings: Downstream, real: Cohort, synthetic: Cohort | None, split: 
             "Patients of the test may have been trained on: --downstream needs the cohort of the generator, and a split that it did not see.",
             "Leave --independent away, and test on the split test or val.",
         )
-    train, made = real.split("train"), synthetic.where(lambda case: case.status == "ok")
-    if not settings.covariate and not (real.labels and all(case.label for cohort in (train, made, real.split(split)) for case in cohort)):
+    made = synthetic.where(lambda case: case.status == "ok")
+    if not settings.covariate and not (real.labels and all(case.label for cohort in (made, real.split(split)) for case in cohort)):
         raise UserError("--downstream segments labels, and some cases have no label map.", "Set downstream.covariate, or generate with labels.")
-    settings.arms(len({case.patient or case.case for case in train}))
-    return Study(settings, train, made)
+    study = Study.of(settings, real, made)
+    settings.arms(len({case.patient or case.case for case in study.train}))
+    return study
 
 
 def _features(networks: list[Path], synthetic: Cohort, held_out: Images) -> list[Features]:

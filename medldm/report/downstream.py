@@ -28,11 +28,21 @@ class Study:
         settings: of the study.
         train: real cases that may be trained on; the generator's own training cases, so that those of the test are new to all.
         synthetic: generated cases.
+        labelled: patients whose own label maps the generator saw.
     """
 
     settings: Downstream
     train: Cohort
     synthetic: Cohort
+    labelled: int
+
+    @classmethod
+    def of(cls, settings: Downstream, real: Cohort, synthetic: Cohort) -> "Study":
+        """A study on the split "train" of a cohort; for segmentation without cases whose label maps are predicted or missing."""
+        predicted = set(real.facts.get("predicted_labels", ()))
+        train = real.split("train")
+        known = train.where(lambda case: bool(case.label) and case.case not in predicted)
+        return cls(settings, train if settings.covariate else known, synthetic, len(_patients(known)))
 
     def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Found:
         """Train and judge all arms; those that are finished in the folder are read from there.
@@ -45,14 +55,8 @@ class Study:
         from medldm.training.downstream import Covariate, Segmentation, run_arm
 
         task = (Covariate if self.settings.covariate else Segmentation)(self.settings, self.train, self.synthetic)
-        arms = self.settings.arms(len({case.patient or case.case for case in self.train}))
+        arms = self.settings.arms(len(_patients(self.train)))
         return {arm: run_arm(task, arm, test, root / str(arm)) for arm in progress(arms, "downstream trainings")}
-
-    @property
-    def labelled(self) -> int:
-        """Patients whose own label maps the generator saw; those of predicted ones do not count."""
-        predicted = set(self.train.facts.get("predicted_labels", ()))
-        return len({case.patient or case.case for case in self.train if case.label and case.case not in predicted})
 
 
 def study_scores(found: Found, test: Images, labelled: int, seed: int = 0) -> list[Score]:
@@ -114,6 +118,10 @@ def write_study(path: Path, found: Found, test: Images) -> None:
         for case, row in zip(test.cases, rows, strict=True):
             writer.writerow([arm.name, arm.size, arm.seed, case.case, case.patient, *(repr(row[n]) if n in row else "" for n in names)])
     write_text(path, text.getvalue())
+
+
+def _patients(cohort: Cohort) -> set[str]:
+    return {case.patient or case.case for case in cohort}
 
 
 def measure_of(found: Found) -> str:

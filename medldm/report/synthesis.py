@@ -11,6 +11,7 @@ from medldm.metrics.distribution import FeatureDistance, IntensityDistance, inte
 from medldm.metrics.diversity import Diversity
 from medldm.metrics.features import Features, Haar
 from medldm.metrics.nearest import NearestTraining, copy_threshold
+from medldm.metrics.plausibility import Plausibility
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import extent, mosaic
 from medldm.report.plots import plot_intensities, plot_scatter
@@ -50,6 +51,7 @@ class Synthesis:
         yield from Diversity(seed=self.seed)(self.generated, self.held_out)
         if self.training:
             yield from NearestTraining(self.training, self.seed)(self.generated, self.held_out)
+        yield from Plausibility(self.seed)(self.generated, self.held_out)
         yield from ConditionFidelity(self.seed)(self.generated, self.training or self.held_out)
 
     def values(self) -> tuple[list[Values], list[Values]]:

@@ -1,0 +1,120 @@
+"""What synthetic cases are worth on hippocampi: Dice of the same network trained on real, synthetic and both kinds of cases.
+
+    python benchmarks/downstream.py --source ../shared/data/msd_hippocampus --out out/downstream [--sizes 10 20 50 140] [--count 200]
+
+Of 200 patients 60 are held out. For each size N the generator sees all 140 images but only N label maps, the case of a hospital that
+has more images than annotators: `annotate` predicts the missing ones from the N, and the chain of the preset follows. Real arms have the
+N patients, arms of both the N and the generated cases, and all have the same steps and the same ordinary augmentation. Every step goes
+on where it was stopped, and sizes can run side by side as processes of their own: `--sizes 10` and `--sizes 20`, then all at once for the table.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from medldm import cli
+from medldm.cohort import Cohort
+from medldm.files import atomic, sha256
+from medldm.training.study import chosen
+
+PRESETS = Path(__file__).parents[1] / "configs" / "hippocampus"
+
+
+def command(name: str, preset: bool, **options: object) -> None:
+    """One command of the product, with the options of its preset."""
+    config = ["--config", str(PRESETS / f"{name.replace('-', '_')}.yaml")] if preset else []
+    given = [text for key, value in options.items() for text in (f"--{key.replace('__', '.')}", str(value))]
+    if code := cli.main([name, *config, *given]):
+        raise SystemExit(code)
+
+
+def with_labels_of(source: Cohort, size: int, root: Path) -> Path:
+    """The cohort with the label maps of `size` training patients only; those of smaller sizes are among them."""
+    if (root / "cohort.json").is_file():
+        return root
+    kept = {case.case for case in chosen(source.split("train"), size, seed=0)}
+    cases = []
+    for case in source:
+        taken = case.split != "train" or case.case in kept
+        for path in (case.image, case.label if taken else ""):
+            if path and not (root / path).is_file():
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                with atomic(root / path) as temporary:
+                    shutil.copyfile(source.path(path), temporary)
+        blank = {name: None if name.startswith("volume_") else value for name, value in case.covariates.items()}
+        cases.append(case if taken else replace(case, label="", covariates=blank, sha256=sha256(source.path(case.image))))
+    replace(source, root=root, cases=tuple(cases)).save()
+    return root
+
+
+def chain(cohort: Path, size: int, root: Path, options: argparse.Namespace) -> Path:
+    """Everything for one size; the folder of its evaluation."""
+    source = Cohort.load(cohort)
+    if size < len(source.split("train")):
+        cohort = root / "cohort"
+        command(
+            "annotate",
+            False,
+            cohort=with_labels_of(source, size, root / "few_labels"),
+            out=cohort,
+            training__steps=options.steps,
+        )
+    command("train-autoencoder", True, cohort=cohort, out=root / "autoencoder")
+    command("cache-latents", True, cohort=cohort, autoencoder=root / "autoencoder", out=root / "latents")
+    command("train-diffusion", True, latents=root / "latents", out=root / "diffusion", training__steps=options.diffusion_steps)
+    command("generate", True, run=root / "diffusion", out=root / "generated", count=options.count)
+    out = root / "evaluation"
+    command(
+        "evaluate",
+        False,
+        reference=cohort,
+        generated=root / "generated",
+        autoencoder=root / "autoencoder",
+        out=out,
+        downstream__sizes=f"[{size}]",
+        downstream__seeds=options.seeds,
+        downstream__training__steps=options.steps,
+    )
+    return out
+
+
+def figures(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Name -> value and interval of every downstream score."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as stream:
+        rows = {row["name"].removeprefix("downstream_"): row for row in csv.DictReader(stream) if row["name"].startswith("downstream_")}
+    return {name: tuple(float(row[key]) for key in ("value", "low", "high")) for name, row in rows.items()}
+
+
+def main() -> None:
+    """Run what is missing, print the table and the RESULT line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 140])
+    parser.add_argument("--count", type=int, default=200, help="generated cases")
+    parser.add_argument("--steps", type=int, default=500, help="of every segmentation network")
+    parser.add_argument("--diffusion_steps", type=int, default=3000)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(options.out / 'mlflow.db').absolute()}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    command("prepare", True, source=options.source, out=options.out / "cohort", val=0.0, test=0.3)
+    found = {size: figures(chain(options.out / "cohort", size, options.out / f"n{size}", options)) for size in options.sizes}
+    print(f"{'':>4s}{'real only':>26s}{'real and synthetic':>26s}{'synthetic only':>26s}{'gain':>28s}")
+    for size, row in found.items():
+        cells = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v, a, b in (row[f"dice_real_n{size}"], row[f"dice_both_n{size}"], row["dice_synthetic"])]
+        gain = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row[f"gain_n{size}"])
+        print(f"{size:4d}" + "".join(f"{cell:>26s}" for cell in cells) + f"{gain:>28s}")
+    largest = max(found)
+    result = [f"synthetic_over_real={found[largest]['synthetic_over_real'][0]:.3f}"]
+    for size in (10, 20):
+        if size in found:
+            result += [f"gain_n{size}={found[size][f'gain_n{size}'][0]:.4f}", f"gain_n{size}_low={found[size][f'gain_n{size}'][1]:.4f}"]
+    print("RESULT " + " ".join(result))
+
+
+if __name__ == "__main__":
+    main()
