@@ -38,6 +38,7 @@ def evaluate(
     independent: bool = False,
     features: list[Path] | None = None,
     downstream: Downstream | None = None,
+    series: bool = False,
     memory: str | None = None,
     offload: bool = False,
     seed: int = 0,
@@ -56,6 +57,7 @@ def evaluate(
         features: networks to measure distances in, beside haar_v1 and radiomics_v1: runs of `train-features`, or local files of MedicalNet
             or RadImageNet.
         downstream: train a network on real, synthetic and both kinds of cases, and test it on the held-out patients; not by default.
+        series: the contrasts of an image are its time points; judge how they change.
         memory: what the autoencoder may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
         seed: of the bootstrap and of random parts and pairs.
@@ -67,12 +69,12 @@ def evaluate(
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
     out = Path(out)
-    found = _open(reference, generated, autoencoder, split, independent, features or [], downstream, seed)
+    found = _open(reference, generated, autoencoder, split, independent, features or [], downstream, series, seed)
     _hold_to(found, memory, offload)
     reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(features or [], 1)}
     arguments: dict[str, Any] = dict(reference=reference, generated=generated, autoencoder=autoencoder)
     arguments |= dict(split=split, independent=independent, seed=seed)
-    arguments |= {name: value for name, value in (("features", features), ("downstream", downstream)) if value}
+    arguments |= {name: value for name, value in (("features", features), ("downstream", downstream), ("series", series)) if value}
     run = Run.claim(out, "evaluate", arguments, reads)
     report = out / "report.html"
     if run.finished:
@@ -105,6 +107,7 @@ def _open(
     independent: bool,
     networks: list[Path],
     downstream: Downstream | None,
+    series: bool,
     seed: int,
 ) -> Evaluation:
     """Open everything, and refuse early what cannot be compared."""
@@ -123,7 +126,7 @@ def _open(
     synthesis = None
     if synthetic:
         unseen = split != "train" and len(training) > 0
-        synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed, _features(networks, synthetic, held_out))
+        synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed, _features(networks, synthetic, held_out), series)
     study = _study(downstream, real, synthetic, split, independent) if downstream else None
     named = {"reference": reference, "generated": generated, "autoencoder": autoencoder}
     return Evaluation({role: Path(folder) for role, folder in named.items() if folder}, split, seed, held_out, model, synthesis, study)

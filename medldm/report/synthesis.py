@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from medldm.metrics.base import Images, Score
+from medldm.metrics.classifier_score import ClassifierScore
 from medldm.metrics.conditions import ConditionFidelity, correlation, volume_pairs
 from medldm.metrics.distribution import FeatureDistance, IntensityDistance, intensity_edges, intensity_histograms
 from medldm.metrics.diversity import Diversity
 from medldm.metrics.features import Features, Haar
 from medldm.metrics.nearest import NearestTraining, copy_threshold
 from medldm.metrics.plausibility import Plausibility
+from medldm.metrics.temporal import TemporalConsistency
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import extent, mosaic
 from medldm.report.plots import plot_intensities, plot_scatter
@@ -30,6 +32,7 @@ class Synthesis:
         training: real cases that it was trained on, or None where the reference has none.
         seed: of resampling and of the choice of pairs and parts.
         features: what distances are measured in.
+        series: the contrasts of an image are its time points.
     """
 
     generated: Images
@@ -37,6 +40,7 @@ class Synthesis:
     training: Images | None
     seed: int = 0
     features: Sequence[Features] = (Haar(),)
+    series: bool = False
 
     def scores(self) -> Iterator[Score]:
         """All scores; `..._real` is the same measure of real against real (training against held-out cases)."""
@@ -45,6 +49,9 @@ class Synthesis:
             yield from FeatureDistance(features, self.training, self.training, self.seed)(self.generated, self.held_out)
             if part:
                 yield from _real(FeatureDistance(features, self.training, None, self.seed)(part, self.held_out))
+            yield from ClassifierScore(features, self.seed)(self.generated, self.training or self.held_out)
+        if self.series:
+            yield from TemporalConsistency(self.seed)(self.generated, self.held_out)
         yield from IntensityDistance(self.seed)(self.generated, self.held_out)
         if part:
             yield from _real(IntensityDistance(self.seed)(part, self.held_out))

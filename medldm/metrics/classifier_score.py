@@ -1,0 +1,69 @@
+"""The inception score with a classifier of the cohort itself: are generated cases clear members of all its classes?"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medldm.metrics.base import Images, Metric, Score
+from medldm.metrics.bootstrap import summarise
+from medldm.metrics.features import Features, Haar
+
+FEWEST = 5  # real cases of each class
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class ClassifierScore(Metric):
+    """exp(mean KL(p(class | image) | p(class))) of a linear classifier on named features (Salimans et al. 2016, with the cohort's own classes).
+
+    `classifier_score_<covariate>_<features>`, between 1 (all cases look the same to the classifier) and the number of classes, and
+    `..._real`, the same of real cases by classifiers that did not see them. Covariates with fewer than two classes of five cases are left out.
+
+    Args:
+        features: describe the images.
+        seed: of the bootstrap over patients.
+    """
+
+    features: Features = field(default_factory=Haar)
+    seed: int = 0
+
+    def __call__(self, generated: Images, reference: Images) -> list[Score]:
+        """Scores; `reference` holds the real cases that the classifier learns from."""
+        scores = []
+        for name in sorted(reference.cohort.covariates):
+            known = [i for i, case in enumerate(reference.cases) if isinstance(case.covariates.get(name), str)]
+            counts = Counter(str(reference.cases[i].covariates[name]) for i in known)
+            if len(counts) > 1 and min(counts.values()) >= FEWEST:
+                scores += self._scores(name, generated, reference, known)
+        return scores
+
+    def _scores(self, name: str, generated: Images, reference: Images, known: list[int]) -> list[Score]:
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+        x, y = self.features.cases(reference)[known], [str(reference.cases[i].covariates[name]) for i in known]
+        patients = [reference.patients[i] for i in known]
+        if len(set(patients)) < FOLDS:
+            return []
+        made = _classifier().fit(x, y).predict_proba(self.features.cases(generated))
+        real = cross_val_predict(_classifier(), x, y, groups=patients, cv=StratifiedGroupKFold(FOLDS), method="predict_proba")
+        title = f"classifier_score_{name}_{self.features.name}"
+        return [
+            summarise(end, rows, owners, statistic=inception_score, seed=self.seed).computed(str(self.features))
+            for end, rows, owners in ((title, made, generated.patients), (f"{title}_real", real, patients))
+        ]
+
+
+def inception_score(p: np.ndarray) -> float:
+    """exp(mean_i sum_c p_ic log(p_ic / mean_j p_jc)) of class probabilities [n, classes]."""
+    marginal = p.mean(0, keepdims=True)
+    ratio = np.divide(p, marginal, out=np.ones_like(p), where=p > 0)
+    return float(np.exp((p * np.log(ratio)).sum(1).mean()))
+
+
+def _classifier():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
