@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medldm.errors import OutOfSpace, UserError
@@ -35,7 +36,10 @@ COMMANDS = {
     "restore": "put volumes of a cohort back on the grids of their sources",
     "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
+    "compare": "show evaluations side by side, with paired differences",
 }
+#: Command -> the argument that is given without its name, once or several times.
+POSITIONAL = {"compare": "runs"}
 #: What needs less memory, per command.
 KNOBS = {
     "train-autoencoder": "Lower crop or training.batch, set training.checkpointing, or leave whole_from away.",
@@ -100,7 +104,10 @@ def parser_of(name: str) -> "ArgumentParser":
     parser = ArgumentParser(prog=f"medldm {name}", description=COMMANDS[name], exit_on_error=False, parser_mode="bounded yaml")
     parser.add_argument("--config", action="config", help="YAML file of the options below; options given after it win.")
     parser.add_argument("--command", type=Literal[name], default=name, help=SUPPRESS)
-    parser.add_function_arguments(load(name), fail_untyped=True)
+    positional = POSITIONAL.get(name)
+    if positional:
+        parser.add_argument(positional, type=Path, nargs="+", help="folders to compare")
+    parser.add_function_arguments(load(name), fail_untyped=True, skip={positional} if positional else None)
     return parser
 
 
