@@ -23,6 +23,7 @@ from medldm.files import read_json, sha256, write_json
 from medldm.models.latents import weights_digest
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
+from medldm.report.viewer import bundle
 from medldm.run import load_model, save_model
 from medldm.training.options import Training
 from medldm.volume import read_volume
@@ -62,7 +63,8 @@ def test_the_chain_leaves_what_the_design_says(chain):
         assert case.covariates["sex"] in ("F", "M")
     scores = rows(chain / "evaluation" / "metrics.csv")
     assert {"psnr", "ssim", "ms_ssim", "dice_brain", "psnr_dct", "fidelity_r_volume_brain"} <= set(scores)
-    assert "http://" not in (chain / "evaluation" / "report.html").read_text().replace("http://www.w3.org", "")
+    page = (chain / "evaluation" / "report.html").read_text()
+    assert "default-src 'none'" in page and "http://" not in page.replace("http://www.w3.org", "").replace(bundle(), "")
 
 
 def test_lineage_links_every_folder_to_what_it_read(chain, phantom_cohort):

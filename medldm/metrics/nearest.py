@@ -46,6 +46,13 @@ class NearestTraining(Metric):
             summarise("copies", found > threshold, own, "cases", statistic=np.sum, seed=self.seed),
         ]
 
+    def pairs(self, generated: Images, count: int) -> list[tuple[int, int, float]]:
+        """The generated cases most like a training case, that case, and their similarity, most alike first."""
+        size = common_size(self.training, generated)
+        found = _rows(generated, size) @ _rows(self.training, size).T
+        order = np.argsort(-found.max(1), kind="stable")[:count]
+        return [(int(i), int(found[i].argmax()), float(found[i].max())) for i in order]
+
     def similarities(self, generated: Images, reference: Images) -> tuple[np.ndarray, np.ndarray]:
         """Similarity to the nearest training image of each generated and each held-out case."""
         size = common_size(self.training, generated, reference)

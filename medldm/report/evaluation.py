@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from medldm.files import atomic, read_yaml, write_text
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.models.autoencoder import Autoencoder
@@ -24,6 +26,9 @@ from medldm.report.reconstruction import (
 )
 from medldm.report.synthesis import Synthesis
 from medldm.report.tables import lineage_table, score_table
+from medldm.report.viewer import Viewer
+
+SHOWN = 4
 
 Progress = Callable[[Iterable, str], Iterable]
 
@@ -31,6 +36,7 @@ LIMITS = (
     "Intervals are 95 % bootstrap intervals over patients. They say how far other patients would move a figure, not how far another training would.",
     "haar_v1 describes texture and contrast with wavelet statistics; it knows no anatomy. A small distance is necessary for realism, not sufficient.",
     "The search for copies compares whole images at one position. It finds plain copies; it is no proof of privacy.",
+    "This page holds voxels of real patients, which can be turned and rendered: treat it as you treat the images.",
     "Condition fidelity trusts the generated label map. Whether image and label map agree has to be seen in the pictures.",
 )
 
@@ -81,6 +87,7 @@ class Evaluation:
             temporary.write_bytes(overview.png)
         sections = [
             Section("At a glance", [overview]),
+            Section("Step through", [_viewer(self, rows)]),
             Section("Downstream", [study_figure(scores)] if self.study else []),
             Section("Synthesis", synthesis.figures(made) if synthesis else []),
             Section("Reconstruction", [reconstruction_figures(model, held_out, rows)] if model else []),
@@ -104,6 +111,22 @@ def _overview(evaluation: Evaluation) -> Figure:
         rows["generated"] = [stored_picture(generated, i) for i in range(min(3, len(generated)))]
     caption = "The first cases of each cohort, not selected: axial, coronal and sagittal slice, all at one scale, patient's right on the left."
     return Figure("", mosaic(list(rows.values()), list(rows)), caption, legend(evaluation.held_out))
+
+
+def _viewer(evaluation: Evaluation, rows: Sequence[Values]) -> Viewer:
+    """Real cases, with their reconstructions the best, the median and the worst, and the first generated ones."""
+    held_out, volumes = evaluation.held_out, {}
+    order = np.argsort([-row["psnr"] for row in rows], kind="stable") if rows else np.arange(len(held_out))
+    chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]]) if rows else order[:SHOWN]
+    for index in chosen:
+        volumes[f"real {held_out.cases[index].case}"] = stored_picture(held_out, index)
+        if evaluation.model:
+            volumes[f"reconstructed {held_out.cases[index].case}"] = reconstructed_picture(evaluation.model, held_out, index)
+    if evaluation.synthesis:
+        made = evaluation.synthesis.generated
+        volumes |= {f"generated {made.cases[i].case}": stored_picture(made, i) for i in range(min(SHOWN, len(made)))}
+    caption = "Drag with the left button to move, with the right one to change contrast; turn the rendering; wheel for slices."
+    return Viewer("", volumes, caption, legend(held_out))
 
 
 def _curves(folders: dict[str, Path]) -> list[Item]:

@@ -1,4 +1,7 @@
-"""One self-contained HTML page: pictures inside the file, nothing loaded from elsewhere, no script."""
+"""One self-contained HTML page: pictures and viewer inside the file, nothing loaded from elsewhere.
+
+The page forbids its own scripts every connection, whatever they were to try. Without a viewer it has no script.
+"""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from medldm.files import write_text
+from medldm.report.viewer import Viewer, bundle
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Text:
     paragraphs: Sequence[str]
 
 
-Item: TypeAlias = Figure | Figures | Table | Text
+Item: TypeAlias = Figure | Figures | Table | Text | Viewer
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         loader=PackageLoader("medldm", "report/templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["kind"] = lambda item: type(item).__name__
-    return environment.get_template("report.html.j2").render(title=title, lead=lead, sections=[s for s in sections if s.items])
+    shown = [section for section in sections if section.items]
+    script = bundle() if any(isinstance(item, Viewer) for section in shown for item in section.items) else ""
+    return environment.get_template("report.html.j2").render(title=title, lead=lead, sections=shown, script=script)
 
 
 def write_report(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:

@@ -19,7 +19,7 @@ from medldm.report.mosaic import extent, mosaic
 from medldm.report.plots import plot_intensities, plot_scatter
 from medldm.report.reconstruction import Values, legend, stored_picture
 
-SHOWN_GENERATED, SHOWN_REAL = 24, 12
+SHOWN_GENERATED, SHOWN_REAL, SHOWN_PAIRS = 24, 12, 3
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,20 @@ class Synthesis:
                 generated[index] |= {f"requested_{pair.name}": float(asked), f"measured_{pair.name}": float(found)}
         return generated, held_out
 
+    def _nearest(self) -> list[Figures]:
+        """The generated cases most like a training case, above that case."""
+        if not self.training:
+            return []
+        figures = []
+        for made, real, likeness in NearestTraining(self.training, self.seed).pairs(self.generated, SHOWN_PAIRS):
+            pair = stored_picture(self.generated, made), stored_picture(self.training, real)
+            figures.append(Figure("", mosaic([[p] for p in pair], names=("generated", "nearest training case")), f"correlation {likeness:.3f}"))
+        caption = f"The {len(figures)} generated cases that are most like a training case, each above that case."
+        return [Figures("Nearest training cases", figures, caption, legend(self.generated))]
+
     def figures(self, values: Sequence[Values]) -> list[Figures | Figure]:
         """Generated cases, requested against measured, real cases, intensities."""
-        found = [_cards("Generated", self.generated, SHOWN_GENERATED, values), *self._scatter()]
+        found = [_cards("Generated", self.generated, SHOWN_GENERATED, values), *self._scatter(), *self._nearest()]
         found += [_cards("Real, to compare", self.held_out, SHOWN_REAL, [{}] * len(self.held_out)), self._intensities()]
         return found
 
