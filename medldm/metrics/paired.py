@@ -152,13 +152,18 @@ def _similarity(a: Tensor, b: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Gaussian average [B 1 I J K] where the whole window lies inside the image, one axis after the other."""
+    """Gaussian average [B 1 I J K] where the whole window lies inside the image, one axis after the other.
+
+    Shifted sums: a convolution of one channel is ten times slower in oneDNN.
+    """
     smallest = min(x.shape[2:])
-    kernel = _gaussian(min(WINDOW, smallest - 1 + smallest % 2)).to(x)
-    for axis in range(3):
-        shape = [1] * 5
-        shape[2 + axis] = -1
-        x = F.conv3d(x, kernel.reshape(shape))
+    kernel = _gaussian(min(WINDOW, smallest - 1 + smallest % 2)).tolist()
+    for axis in (2, 3, 4):
+        length = x.shape[axis] - len(kernel) + 1
+        total = x.narrow(axis, 0, length) * kernel[0]
+        for shift, weight in enumerate(kernel[1:], 1):
+            total.add_(x.narrow(axis, shift, length), alpha=weight)
+        x = total
     return x
 
 
