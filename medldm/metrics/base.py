@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,11 @@ class Score:
     def computed(self, on: str) -> "Score":
         """The same figure, with what it was computed on."""
         return replace(self, on=on)
+
+
+def not_computable(name: str, images: "Images", reason: str) -> Score:
+    """A row without a figure, which says why: never a number that means nothing."""
+    return Score(name, math.nan, math.nan, math.nan, len(set(images.patients)), on=f"not computable: {reason}")
 
 
 class Images:

@@ -1,12 +1,11 @@
 """Distances between two cohorts as distributions: named features (MMD, KID, Frechet, neighbours) and intensities (Wasserstein)."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from medldm.metrics.base import Images, Metric, Score
+from medldm.metrics.base import Images, Metric, Score, not_computable
 from medldm.metrics.bootstrap import DRAWS, case_weights, interval, summarise
 from medldm.metrics.features import Features, Haar
 from medldm.metrics.frechet import components, corrected_frechet, principal
@@ -14,6 +13,8 @@ from medldm.metrics.kernels import cubic, gaussian, median_bandwidth, mmd2_inter
 from medldm.metrics.manifold import NEIGHBOURS, authentic, neighbourhood
 
 FEWEST = 3  # patients
+NEAR = ("precision", "recall", "density", "coverage")
+ALL = ("mmd2", "kid", "frechet", *NEAR, "authenticity")
 BINS = 1024
 
 
@@ -41,7 +42,9 @@ class FeatureDistance(Metric):
         """Scores; one that cannot be computed is nan and says why."""
         few = min(len(set(images.patients)) for images in (generated, reference))
         if few < FEWEST:
-            return [self._missing("frechet", generated, f"{few} patients; at least {FEWEST} are needed")]
+            return self._missing(
+                ALL if self.training else ALL[:-1], generated, f"at least {FEWEST} patients of each cohort are needed, {few} is too few"
+            )
         basis = self.basis or reference
         mean, std = _spread(self.features.cases(basis))
         x, y = ((self.features.cases(images) - mean) / std for images in (generated, reference))
@@ -74,7 +77,7 @@ class FeatureDistance(Metric):
 
     def _neighbours(self, x: np.ndarray, y: np.ndarray, generated: Images, reference: Images) -> list[Score]:
         if min(len(x), len(y)) <= NEIGHBOURS:
-            return [self._missing("precision", generated, f"more than {NEIGHBOURS} cases of each cohort are needed")]
+            return self._missing(NEAR, generated, f"more than {NEIGHBOURS} cases of each cohort are needed")
         found = neighbourhood(x, y)
         return [
             self._mean("precision", found.precise, generated),
@@ -86,8 +89,8 @@ class FeatureDistance(Metric):
     def _mean(self, name: str, values: np.ndarray, images: Images) -> Score:
         return summarise(f"{name}_{self.features.name}", values, images.patients, seed=self.seed).computed(str(self.features))
 
-    def _missing(self, name: str, images: Images, reason: str) -> Score:
-        return Score(f"{name}_{self.features.name}", math.nan, math.nan, math.nan, len(set(images.patients)), on=f"not computable: {reason}")
+    def _missing(self, names: Sequence[str], images: Images, reason: str) -> list[Score]:
+        return [not_computable(f"{name}_{self.features.name}", images, reason) for name in names]
 
 
 def intensity_histograms(images: Images, edges: np.ndarray) -> np.ndarray:
@@ -124,7 +127,7 @@ class IntensityDistance(Metric):
         weights = case_weights(generated.patients, DRAWS, self.seed), case_weights(reference.patients, DRAWS, self.seed + 1)
         pooled_x, pooled_y = (w @ z / w.sum(1, keepdims=True) for w, z in zip(weights, (x, y), strict=True))
         low, high = interval(_wasserstein(pooled_x, pooled_y, edges), fewest, centre=value)
-        return [Score("intensity_w1", value, max(0.0, low), high, len(set(generated.patients)), generated.cohort.unit)]
+        return [Score("intensity_w1", value, float(np.maximum(low, 0)), high, len(set(generated.patients)), generated.cohort.unit)]
 
 
 def _wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:

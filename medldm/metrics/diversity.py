@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size
+from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size, not_computable
 from medldm.metrics.bootstrap import DRAWS, case_weights, interval
 from medldm.metrics.paired import ms_ssim_batch
 
@@ -29,10 +29,13 @@ class Diversity(Metric):
     seed: int = 0
 
     def __call__(self, generated: Images, reference: Images) -> list[Score]:
-        """A score for each of the two cohorts that has a pair."""
+        """A score for each of the two cohorts; one without a pair of patients has none to compute."""
         size = common_size(generated, reference)
         named = (("pairwise_ms_ssim", generated), ("pairwise_ms_ssim_real", reference))
-        return [self._score(name, images, size) for name, images in named if len(set(images.patients)) > 1]
+        return [
+            self._score(name, images, size) if len(set(images.patients)) > 1 else not_computable(name, images, "one patient makes no pair")
+            for name, images in named
+        ]
 
     def _score(self, name: str, images: Images, size: Sequence[int]) -> Score:
         first, second = self._choose(images.patients)

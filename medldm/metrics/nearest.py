@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size
+from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size, not_computable
 from medldm.metrics.bootstrap import summarise
 
 LONGEST = 64
@@ -33,9 +33,9 @@ class NearestTraining(Metric):
     seed: int = 0
 
     def __call__(self, generated: Images, reference: Images) -> list[Score]:
-        """Four scores; `reference` holds the held-out real cases, two at least."""
+        """Four scores; `reference` holds the held-out real cases, without two of which there is no threshold."""
         if len(reference) < 2 or not len(self.training):
-            return []
+            return [not_computable("copies", generated, "two held-out cases and a training case are needed")]
         found, real = self.similarities(generated, reference)
         threshold = copy_threshold(real)
         own, held_out = generated.patients, reference.patients

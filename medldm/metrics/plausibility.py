@@ -50,7 +50,7 @@ class Plausibility(Metric):
             found = float(stats.wasserstein_distance(x, y))
             drawn = [stats.wasserstein_distance(x, y, u, v) for u, v in zip(*weights, strict=True)]
             low, high = interval(drawn, fewest, centre=found)
-            scores.append(Score(f"volume_w1_{names[value]}", found, max(0.0, low), high, len(set(generated.patients)), "mm3"))
+            scores.append(Score(f"volume_w1_{names[value]}", found, float(np.maximum(low, 0)), high, len(set(generated.patients)), "mm3"))
         return scores
 
 

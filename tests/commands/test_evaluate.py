@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_both_modes_write_all_rows(made):
     assert float(rows["fidelity_error_volume_total"]["value"]) == 0.0
     assert (rows["psnr"]["n"], rows["copies"]["n"], rows["copies"]["value"]) == ("5", "6", "0.0")
     missing = {name for name, row in rows.items() if "not computable" in row["on"]}
-    assert missing == {f"precision_{features}{end}" for features in ("haar_v1", "radiomics_v1") for end in ("", "_real")}
+    near = ("precision", "recall", "density", "coverage")
+    assert missing == {f"{measure}_{features}{end}" for measure in near for features in ("haar_v1", "radiomics_v1") for end in ("", "_real")}
     assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for n, r in rows.items() if n not in {"copies_threshold", *missing})
     assert all("split test of cohort" in row["on"] for row in rows.values())
 
@@ -222,3 +224,24 @@ def test_an_unfair_or_impossible_study_is_refused(made, tmp_path):
         with pytest.raises(UserError, match=message):
             Downstream(**settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_generated_case_gets_rows_that_say_why_they_are_empty(made, tmp_path):
+    root, _ = made
+    one = write_cohort(tmp_path / "one", 1, 3, synthetic=True, origin=Cohort.load(root / "real").fingerprint())
+    evaluate(tmp_path / "out", root / "real", generated=one)
+    rows = read_metrics(tmp_path / "out")
+    for name in ("frechet_haar_v1", "kid_radiomics_v1", "authenticity_haar_v1", "pairwise_ms_ssim"):
+        assert rows[name]["value"] == rows[name]["low"] == "nan" and "not computable" in rows[name]["on"]
+    assert rows["intensity_w1"]["low"] == "nan" and float(rows["intensity_w1"]["value"]) > 0
+
+
+def test_voxels_that_are_no_numbers_end_the_evaluation(made, tmp_path):
+    root, _ = made
+    bad = write_cohort(tmp_path / "bad", 3, 3, synthetic=True, origin=Cohort.load(root / "real").fingerprint())
+    image = nibabel.load(bad / "images" / "1.nii.gz")
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[2, 2, 2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine, image.header), bad / "images" / "1.nii.gz")
+    with pytest.raises(UserError, match=r"1\.nii\.gz has 1 voxels that are NaN"):
+        evaluate(tmp_path / "out", root / "real", generated=bad)

@@ -125,10 +125,11 @@ def test_feature_distance_tells_smooth_from_rough_images(store):
 def test_what_cannot_be_computed_is_marked_and_no_number(store):
     rough, _ = rough_and_smooth()
     real, two, four = store(rough[:12], name="a"), store(rough[12:14], name="b"), store(rough[12:16], name="c")
-    (score,) = FeatureDistance()(two, real)
-    assert np.isnan([score.value, score.low, score.high]).all() and "2 patients" in score.on
-    marked = {s.name: s.on for s in FeatureDistance()(four, real) if np.isnan(s.value)}
-    assert marked == {"precision_haar_v1": "not computable: more than 5 cases of each cohort are needed"}
+    scores = FeatureDistance()(two, real)
+    assert [s.name for s in scores] == [f"{m}_haar_v1" for m in ("mmd2", "kid", "frechet", "precision", "recall", "density", "coverage")]
+    assert all(np.isnan([s.value, s.low, s.high]).all() and "at least 3 patients" in s.on and s.n == 2 for s in scores)
+    marked = {s.name.partition("_")[0]: s.on for s in FeatureDistance()(four, real) if np.isnan(s.value)}
+    assert marked == dict.fromkeys(("precision", "recall", "density", "coverage"), "not computable: more than 5 cases of each cohort are needed")
 
 
 def test_copies_are_not_authentic(store):
