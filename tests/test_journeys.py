@@ -237,6 +237,7 @@ WISHES = [
     ["--conditions", '{"sex": "X"}'],
     ["--conditions", '{"age": .nan}'],
     ["--count", "0"],
+    ["--grain", "-1"],
     ["--sampler.steps", "0"],
 ]
 

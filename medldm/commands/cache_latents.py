@@ -1,6 +1,6 @@
 """Encode a cohort once, for the training of a diffusion model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from medldm.diffusion.process import Flow
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, sha256
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.grain import Grain
 from medldm.models.latents import Statistics, Window, encode, foreground, grid_for, statistics, weights_digest, window
 from medldm.randomness import keyed
 from medldm.run import Run, load_model, save_model
@@ -22,6 +23,8 @@ from medldm.tracking import Tracker, tracked
 from medldm.training.latents import load_latents
 from medldm.types import Shape3
 from medldm.volume import read_volume
+
+GRAIN_CASES = 16  # whose noise is measured
 
 
 def cache_latents(
@@ -58,7 +61,7 @@ def cache_latents(
     if multiple > max(1, most):
         raise UserError(f"multiple={multiple} is more than the {most} cells of the largest case.", "Set 2^(levels - 1) of the denoiser.")
     grid = grid_for([case.shape for case in train], boxes, model.factor, multiple)
-    hold_to(model, memory, offload, encodes=[tuple(cells * model.factor for cells in grid)])
+    hold_to(model, memory, offload, decodes=[grid], encodes=[tuple(cells * model.factor for cells in grid)])
     run = Run.claim(out, "cache-latents", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
@@ -75,11 +78,27 @@ def cache_latents(
         save_model(run.root, model)
         facts = {"grid": list(grid), "factor": model.factor, "voxel_spacing": _spacing(train)}
         facts |= {"noise_variance": found.noise.tolist(), "weights": weights_digest(model)}
+        facts["grain"] = _grain(train, model, run.root, grid).facts()
         latents = Cohort(run.root, tuple(cases), "latent", source.labels, source.covariates, reads, facts=facts)
         latents.save()
         _tell(found, grid, model.factor, tracker)
         run.finish(reads, ["model.safetensors", "model.yaml", "cohort.csv", "cohort.json"])
     return latents
+
+
+def _grain(train: Cohort, model: Autoencoder, root: Path, grid: Shape3) -> Grain:
+    """The noise that decoding leaves out, from the largest windows of some training cases."""
+
+    @torch.inference_mode()
+    def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for case in track(train.cases[:: -(-len(train) // GRAIN_CASES)], "grain"):
+            image, _ = _load(train, case)
+            where = window(case.shape, _box(train, case), model.factor, grid, None)
+            mean, _ = load_latents(root / f"latents/{case.case}.safetensors")[0]
+            decoded, _ = model.split(model.decode(model.whiten(mean[None].to(device()))))
+            yield image[(slice(None), *where)], decoded[0].float().cpu()
+
+    return Grain(model.image_channels).fit(pairs())
 
 
 def _refuse_strangers(source: Cohort, model: object, cohort: Path, autoencoder: Path) -> None:

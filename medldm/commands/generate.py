@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import track
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.within import device, hold_to
@@ -16,11 +16,14 @@ from medldm.diffusion.steering import Steering
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, sha256
 from medldm.metrics.base import Images
+from medldm.randomness import keyed
 from medldm.report.mosaic import mosaic
 from medldm.report.reconstruction import stored_picture
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
+
+MOST_GRAIN = 10
 
 
 def generate(
@@ -31,6 +34,7 @@ def generate(
     guidance: float = 1.5,
     sampler: Sampler = DpmPlusPlus(20),
     steering: Steering | None = Steering(),
+    grain: float = 1.0,
     batch: int = 8,
     memory: str | None = None,
     offload: bool = False,
@@ -50,6 +54,7 @@ def generate(
         guidance: 1 follows the conditions as learned, more overstates them.
         sampler: solver and number of steps.
         steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
+        grain: of the noise that real images have and decoded ones lack, how much is added; 0 leaves images as smooth as they are decoded.
         batch: cases computed at once.
         memory: what decoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
@@ -58,27 +63,25 @@ def generate(
     Returns:
         The cohort.
     """
-    if count < 1 or batch < 1:
-        raise UserError(f"count={count}, batch={batch}: both must be at least 1.")
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload")}
+    if count < 1 or batch < 1 or not 0 <= grain <= MOST_GRAIN:
+        raise UserError(f"count={count}, batch={batch}: both must be at least 1; grain={grain} must lie in [0, {MOST_GRAIN}].")
     run, out = Path(run), Path(out)
     fixed: dict[str, Value] = dict(conditions or {})
     model = _open(run, fixed)
     reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
-    arguments = dict(run=run, count=count, conditions=conditions, guidance=guidance, sampler=sampler, steering=steering, batch=batch, seed=seed)
     hold_to(model.autoencoder, memory, offload, decodes=[model.grid])
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
     model.to(device())
-    with tracked(claimed, reads) as tracker, Progress() as progress:
-        task = progress.add_task("generating", total=count)
+    with tracked(claimed, reads) as tracker:
         missing = {index for index in range(count) if not _whole(claimed.root, index, model)}
-        for start in range(0, count, batch):  # the same batches after an interruption, so that the same bits come out
+        for start in track(range(0, count, batch), "generating"):  # the same batches after an interruption, so that the same bits come out
             indices = list(range(start, min(start + batch, count)))
             if missing & set(indices):
-                _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, seed)
-            progress.advance(task, len(indices))
+                _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, grain, seed)
         cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
         tracker.artifact(claimed.root / "samples.png")
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
@@ -114,6 +117,7 @@ def _write_batch(
     sampler: Sampler,
     guidance: float,
     steering: Steering | None,
+    grain: float,
     seed: int,
 ) -> None:
     asked, extents = zip(*(model.ask(seed, index, fixed) for index in indices), strict=True)
@@ -123,6 +127,8 @@ def _write_batch(
         if _whole(root, index, model):
             continue
         image, label = model.decode(latent, extent)
+        if model.grain is not None:
+            image = model.grain(image.float(), keyed(seed, "grain", index), grain)
         affine = np.diag([*model.spacing, 1.0])
         affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(image.shape[1:]) - 1)
         image_file, label_file = _files(index, label is not None)

@@ -18,6 +18,7 @@ from medldm.diffusion.population import Population
 from medldm.diffusion.process import Flow, Process
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.grain import Grain
 from medldm.models.latents import weights_digest
 from medldm.models.nets import DenoisingNet, UNet
 from medldm.randomness import keyed, seeded
@@ -79,7 +80,8 @@ def train_diffusion(
     def result() -> LatentDiffusion:
         population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
         units = {name: source.covariates[name] for name in denoiser.conditions}
-        return LatentDiffusion(autoencoder, denoiser, population, grid, tuple(source.facts["voxel_spacing"]), source.labels, units)
+        grain = Grain.of(source.facts["grain"]) if "grain" in source.facts else None
+        return LatentDiffusion(autoencoder, denoiser, population, grid, tuple(source.facts["voxel_spacing"]), source.labels, units, grain)
 
     train_run(run, reads, DiffusionTraining(denoiser, training, seed, grid), dataset, held_out.whole(), result, validation_batch=8)
     return out

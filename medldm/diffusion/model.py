@@ -12,6 +12,7 @@ from medldm.diffusion.population import Population
 from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.steering import Steering
 from medldm.models.autoencoder import Autoencoder
+from medldm.models.grain import Grain
 from medldm.randomness import keyed
 from medldm.types import Shape3
 
@@ -30,6 +31,7 @@ class LatentDiffusion(nn.Module):
         spacing: millimetres per voxel along I, J, K.
         labels: label value -> structure name.
         units: covariate -> unit.
+        grain: the noise that decoding leaves out, or None.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class LatentDiffusion(nn.Module):
         spacing: tuple[float, float, float],
         labels: dict[int, str],
         units: dict[str, str],
+        grain: Grain | None = None,
     ):
         super().__init__()
-        self.autoencoder, self.denoiser, self.population = autoencoder, denoiser, population
+        self.autoencoder, self.denoiser, self.population, self.grain = autoencoder, denoiser, population, grain
         self.grid, self.spacing = tuple(grid), tuple(spacing)
         self.labels, self.units = {int(value): name for value, name in labels.items()} if autoencoder.label_count else {}, units
 
