@@ -54,8 +54,7 @@ def generate(
         guidance: 1 follows the conditions as learned, more overstates them.
         sampler: solver and number of steps.
         steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
-        grain: of the noise that decoding leaves out, the share that is added; 0 leaves images as smooth as they are decoded. All of it is too
-            much, as what decoding leaves out are also edges: on hippocampi .75 came nearest to real images.
+        grain: share of what decoding leaves out that is added as noise; 0 leaves images smooth, on hippocampi .75 came nearest to real ones.
         batch: cases computed at once.
         memory: what decoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
