@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -19,7 +18,7 @@ from medldm.models.features import features_digest, load_features
 from medldm.report.downstream import Study
 from medldm.report.evaluation import Evaluation
 from medldm.report.network_features import NetworkFeatures
-from medldm.report.reconstruction import check_fit
+from medldm.report.reconstruction import Judged, check_fit
 from medldm.report.synthesis import Synthesis
 from medldm.report.tables import sources
 from medldm.run import Run, load_model
@@ -39,6 +38,8 @@ def evaluate(
     features: list[Path] | None = None,
     downstream: Downstream | None = None,
     series: bool = False,
+    inside: tuple[str, ...] = (),
+    lesions: tuple[str, ...] = (),
     memory: str | None = None,
     offload: bool = False,
     seed: int = 0,
@@ -57,6 +58,8 @@ def evaluate(
         features: networks to measure distances in, beside haar_v1 and radiomics_v1: runs of `train-features`, or local files of MedicalNet
             or RadImageNet.
         downstream: train a network on real, synthetic and both kinds of cases, and test it on the held-out patients; not by default.
+        inside: structures inside of which reconstructed images are compared; by default all voxels are.
+        lesions: structures whose pieces are counted one by one, as lesions found and made up.
         series: the contrasts of an image are its time points; judge how they change.
         memory: what the autoencoder may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
@@ -68,23 +71,25 @@ def evaluate(
     Raises:
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload")}
     out = Path(out)
-    found = _open(reference, generated, autoencoder, split, independent, features or [], downstream, series, seed)
+    found = _open(reference, generated, autoencoder, split, independent, features or [], downstream, series, Judged(inside, lesions), seed)
     _hold_to(found, memory, offload)
     reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(features or [], 1)}
-    arguments: dict[str, Any] = dict(reference=reference, generated=generated, autoencoder=autoencoder)
-    arguments |= dict(split=split, independent=independent, seed=seed)
-    arguments |= {name: value for name, value in (("features", features), ("downstream", downstream), ("series", series)) if value}
-    run = Run.claim(out, "evaluate", arguments, reads)
-    report = out / "report.html"
+    return _carry_out(found, Run.claim(out, "evaluate", arguments, reads), reads)
+
+
+def _carry_out(found: Evaluation, run: Run, reads: dict[str, str]) -> Path:
+    """Measure, write and show everything; the path of the report."""
+    report = run.root / "report.html"
     if run.finished:
         print(f"{report} exists; the evaluation was done before.")
         return report
     with tracked(run, reads) as tracker:
-        scores = found.measure(out, _progress)
+        scores = found.measure(run.root, _progress)
         tracker.metrics({score.name: score.value for score in scores})
         for name in ("metrics.csv", "overview.png"):  # the other files name cases, which stay out of the tracking store
-            tracker.artifact(out / name)
+            tracker.artifact(run.root / name)
         run.finish(reads, list(OUTPUTS))
     _print(scores)
     print(f"Report: {report}")
@@ -108,6 +113,7 @@ def _open(
     networks: list[Path],
     downstream: Downstream | None,
     series: bool,
+    judged: Judged,
     seed: int,
 ) -> Evaluation:
     """Open everything, and refuse early what cannot be compared."""
@@ -119,6 +125,7 @@ def _open(
     held_out, training = Images(real.split(split)), Images(real.split("train"))
     if not len(held_out):
         raise UserError(f"{reference} has no usable case in the split {split!r}.", "Give another --split, or prepare the cohort with one.")
+    judged.check(held_out)
     model = _autoencoder(autoencoder, held_out) if autoencoder else None
     synthetic = _comparable(Cohort.load(generated), real) if generated else None
     if not independent:
@@ -129,7 +136,7 @@ def _open(
         synthesis = Synthesis(Images(synthetic), held_out, training if unseen else None, seed, _features(networks, synthetic, held_out), series)
     study = _study(downstream, real, synthetic, split, independent) if downstream else None
     named = {"reference": reference, "generated": generated, "autoencoder": autoencoder}
-    return Evaluation({role: Path(folder) for role, folder in named.items() if folder}, split, seed, held_out, model, synthesis, study)
+    return Evaluation({role: Path(folder) for role, folder in named.items() if folder}, split, seed, held_out, model, synthesis, study, judged)
 
 
 def _study(settings: Downstream, real: Cohort, synthetic: Cohort | None, split: str, independent: bool) -> Study:

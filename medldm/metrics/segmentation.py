@@ -98,6 +98,16 @@ def lesions(label: np.ndarray, reference: np.ndarray, value: int, overlap: float
     return int((covered >= overlap).sum()), len(covered), int((claimed < overlap).sum())
 
 
+def lesion_values(label: np.ndarray, reference: np.ndarray, names: Mapping[int, str], overlap: float = 0.1) -> dict[str, float]:
+    """Counts per structure as `lesions_there_<name>`, `lesions_found_`, `lesions_claimed_` (by the label map) and `lesions_false_` (of these)."""
+    values: dict[str, float] = {}
+    for value, name in sorted(names.items()):
+        found, there, false = lesions(label, reference, value, overlap)
+        counts = {"there": there, "found": found, "claimed": count_lesions(label, value), "false": false}
+        values |= {f"lesions_{kind}_{name}": float(count) for kind, count in counts.items()}
+    return values
+
+
 def count_lesions(label: np.ndarray, value: int) -> int:
     """Connected components of one structure."""
     return int(ndimage.label(label == value, FACES)[1])

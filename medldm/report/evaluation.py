@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from medldm.report.html import Figure, Item, Section, Text, write_report
 from medldm.report.mosaic import mosaic
 from medldm.report.plots import plot_curves, read_history
 from medldm.report.reconstruction import (
+    Judged,
     Values,
     case_values,
     legend,
@@ -53,6 +54,7 @@ class Evaluation:
         model: judged by its reconstructions of them, or None.
         synthesis: judged beside them, or None.
         study: trained to see what the synthetic cases are worth, or None.
+        judged: what is looked at in reconstructions.
     """
 
     folders: dict[str, Path]
@@ -62,6 +64,7 @@ class Evaluation:
     model: Autoencoder | None
     synthesis: Synthesis | None
     study: Study | None = None
+    judged: Judged = field(default_factory=Judged)
 
     def measure(self, out: Path, progress: Progress) -> list[Score]:
         """Compute all scores and write `metrics.csv`, `cases.csv`, `overview.png` and `report.html`.
@@ -71,7 +74,7 @@ class Evaluation:
             progress: takes steps and a title, and gives the steps one after the other.
         """
         model, held_out, synthesis = self.model, self.held_out, self.synthesis
-        rows = [case_values(model, held_out, i) for i in progress(range(len(held_out)), "reconstructing")] if model else []
+        rows = [case_values(model, held_out, i, self.judged) for i in progress(range(len(held_out)), "reconstructing")] if model else []
         scores = reconstruction_scores(rows, held_out.patients, self.seed)
         scores += list(progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
         trained = self.study.run(held_out, out / "downstream", progress) if self.study else {}

@@ -1,6 +1,7 @@
 """How well an autoencoder returns held-out cases: values per case, scores, pictures. A plain DCT of the same rate stands beside it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,13 +11,15 @@ from medldm.metrics.base import Images, Score
 from medldm.metrics.baselines import dct_lowpass
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import hfen, ms_ssim, nmse, psnr, ssim
-from medldm.metrics.segmentation import label_values
+from medldm.metrics.segmentation import label_values, lesion_values
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.quantized import QuantizedAutoencoder
 from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import Picture, centre, colour, mosaic
 
 UNITS = {"psnr": "dB", "hd95": "mm", "volume_error": "%"}  # by start of the name
+
+LESIONS = ("there", "found", "claimed", "false")
 
 Values = dict[str, float]
 
@@ -53,23 +56,59 @@ def reconstruct_case(autoencoder: Autoencoder, images: Images, index: int) -> tu
     return image[0].float().cpu().numpy(), None if decoded is None else decoded[0, 0].cpu().numpy()
 
 
-def case_values(autoencoder: Autoencoder, images: Images, index: int) -> Values:
+@dataclass(frozen=True)
+class Judged:
+    """What is looked at in a reconstruction.
+
+    Args:
+        inside: structures inside of which images are compared; none for all voxels.
+        lesions: structures whose pieces are counted one by one.
+    """
+
+    inside: tuple[str, ...] = ()
+    lesions: tuple[str, ...] = ()
+
+    def check(self, images: Images) -> None:
+        """Refuse names that the cohort does not have.
+
+        Raises:
+            UserError: one of them is no structure of it, or cases have no label map.
+        """
+        named, known = {*self.inside, *self.lesions}, set(images.cohort.labels.values())
+        if strange := ", ".join(sorted(named - known)):
+            there = ", ".join(sorted(known)) or "none"
+            raise UserError(f"{strange} is no structure of {images.cohort.root}; there are {there}.", "Set --inside and --lesions.")
+        if named and not images.labelled:
+            raise UserError(f"{images.cohort.root}: some cases have no label map.", "Leave --inside and --lesions away.")
+
+    def mask(self, images: Images, label: np.ndarray | None) -> np.ndarray | None:
+        """Where images are compared [I J K]; None for everywhere."""
+        values = [value for value, name in images.cohort.labels.items() if name in self.inside]
+        return np.isin(label, values) if values and label is not None else None
+
+
+def case_values(autoencoder: Autoencoder, images: Images, index: int, judged: Judged = Judged()) -> Values:
     """All values of one case, by name; a structure that is neither there nor found has none."""
     voxels, label = images.image(index), images.label(index)
+    mask = judged.mask(images, label)
+    if mask is not None and not mask.any():
+        return {}
     image, decoded = reconstruct_case(autoencoder, images, index)
     cells = np.prod([-(-n // autoencoder.factor) for n in voxels.shape[1:]])
     inputs = cells * autoencoder.factor**3 * autoencoder.image_channels
     numbers = int(cells * autoencoder.latent_channels)
     # the linear coder gets as many coefficients as the autoencoder spends numbers on this case, padding included
     linear = np.stack([dct_lowpass(channel, min(1.0, numbers / voxels.size)).clip(-1, 1) for channel in voxels])
+    whole = None if mask is None else np.broadcast_to(mask, voxels.shape)
     values = {
-        "psnr": psnr(image, voxels), "nmse": nmse(image, voxels), "hfen": _mean(hfen, image, voxels),
-        "ssim": _mean(ssim, image, voxels), "ms_ssim": _mean(ms_ssim, image, voxels),
-        "psnr_dct": psnr(linear, voxels), "ssim_dct": _mean(ssim, linear, voxels),
+        "psnr": psnr(image, voxels, whole), "nmse": nmse(image, voxels, whole), "hfen": _mean(hfen, image, voxels, mask),
+        "ssim": _mean(ssim, image, voxels, mask), "ms_ssim": _mean(ms_ssim, image, voxels, mask),
+        "psnr_dct": psnr(linear, voxels, whole), "ssim_dct": _mean(ssim, linear, voxels, mask),
     }  # fmt: skip
     values |= {"psnr_gain": values["psnr"] - values["psnr_dct"], "ssim_gain": values["ssim"] - values["ssim_dct"]}
     if decoded is not None:
         values |= label_values(decoded, label, images.cohort.labels, images.spacing(index))
+        values |= lesion_values(decoded, label, {v: name for v, name in images.cohort.labels.items() if name in judged.lesions})
     values["voxels_per_number"] = float(inputs / numbers)
     if isinstance(autoencoder, QuantizedAutoencoder):
         values["bits_per_voxel"] = autoencoder.bits_per_voxel * float(inputs / voxels.size)
@@ -78,11 +117,29 @@ def case_values(autoencoder: Autoencoder, images: Images, index: int) -> Values:
 
 def reconstruction_scores(rows: Sequence[Values], patients: Sequence[str], seed: int) -> list[Score]:
     """Mean over cases of every value, in the order of the first case's names; cases without a value are left out of it."""
-    scores = []
-    for name in dict.fromkeys(name for row in rows for name in row):
+    scores = _lesion_scores(rows, patients, seed)
+    for name in dict.fromkeys(name for row in rows for name in row if not name.startswith("lesions_")):
         known = [i for i, row in enumerate(rows) if name in row]
         scores.append(summarise(name, [rows[i][name] for i in known], [patients[i] for i in known], _unit(name), seed=seed))
     return scores
+
+
+def _lesion_scores(rows: Sequence[Values], patients: Sequence[str], seed: int) -> list[Score]:
+    """Recall and precision of lesions over all cases together; rows without any say nothing of either."""
+    scores = []
+    names = dict.fromkeys(key.removeprefix("lesions_there_") for row in rows for key in row if key.startswith("lesions_there_"))
+    for name in names:
+        there, found, claimed, false = (np.array([row.get(f"lesions_{kind}_{name}", 0.0) for row in rows]) for kind in LESIONS)
+        for title, part, whole in (("recall", found, there), ("precision", claimed - false, claimed)):
+            pair, used = np.stack([part, whole], 1), whole > 0
+            if used.any():
+                owners = [patient for patient, use in zip(patients, used, strict=True) if use]
+                scores.append(summarise(f"lesion_{title}_{name}", pair[used], owners, statistic=_ratio, seed=seed))
+    return scores
+
+
+def _ratio(rows: np.ndarray) -> float:
+    return float(rows[:, 0].sum() / rows[:, 1].sum())
 
 
 def reconstruction_figures(autoencoder: Autoencoder, images: Images, rows: Sequence[Values]) -> Figures:
@@ -120,6 +177,6 @@ def _unit(name: str) -> str:
     return next((unit for start, unit in UNITS.items() if name.startswith(start)), "")
 
 
-def _mean(measure, image: np.ndarray, reference: np.ndarray) -> float:
+def _mean(measure, image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> float:
     """A measure of 3-D images, averaged over channels."""
-    return float(np.mean([measure(a, b) for a, b in zip(image, reference, strict=True)]))
+    return float(np.mean([measure(a, b, mask) for a, b in zip(image, reference, strict=True)]))

@@ -23,6 +23,8 @@ MEANING = {
     "iou_": "Intersection over union of the same.",
     "hd95_": "95th percentile of the distances between the surfaces of the same.",
     "surface_dice_": "Share of the surfaces of the same that lies within 1 mm.",
+    "lesion_recall_": "Lesions of the original that are found after encoding and decoding.",
+    "lesion_precision_": "Lesions of the decoded label map that the original has.",
     "volume_error_": "Volume of the decoded structure beside the original, signed.",
     "voxels_per_number": "Image voxels that the autoencoder reads per latent number.",
     "bits_per_voxel": "Bits that the codes of a quantised autoencoder take per voxel, without entropy coding.",

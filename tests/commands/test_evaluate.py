@@ -245,3 +245,19 @@ def test_voxels_that_are_no_numbers_end_the_evaluation(made, tmp_path):
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine, image.header), bad / "images" / "1.nii.gz")
     with pytest.raises(UserError, match=r"1\.nii\.gz has 1 voxels that are NaN"):
         evaluate(tmp_path / "out", root / "real", generated=bad)
+
+
+def test_images_can_be_compared_inside_structures_and_lesions_counted(made, tmp_path):
+    root, _ = made
+    whole = read_metrics(root / "both")
+    evaluate(tmp_path / "out", root / "real", autoencoder=root / "autoencoder", inside=("left",), lesions=("right",))
+    rows = read_metrics(tmp_path / "out")
+    assert rows["psnr"]["value"] != whole["psnr"]["value"] and rows["dice_left"]["value"] == whole["dice_left"]["value"]
+    with open(tmp_path / "out" / "cases.csv", newline="") as stream:
+        cases = list(csv.DictReader(stream))
+    counts = {kind: sum(float(case[f"lesions_{kind}_right"]) for case in cases) for kind in ("there", "found", "claimed", "false")}
+    assert counts["there"] == 5 and float(rows["lesion_recall_right"]["value"]) == counts["found"] / 5
+    if counts["claimed"]:
+        assert float(rows["lesion_precision_right"]["value"]) == 1 - counts["false"] / counts["claimed"]
+    with pytest.raises(UserError, match=r"middle is no structure of .*; there are left, right"):
+        evaluate(tmp_path / "wrong", root / "real", autoencoder=root / "autoencoder", inside=("middle",))
