@@ -10,7 +10,7 @@ from collections.abc import Iterable
 LONGEST = 400
 OPTIONAL = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] "
-    r"Errors: - (?P<error>.*?)\.? - Expected a <class 'NoneType'>.*? Given value: (?P<value>.*?)\.*$"
+    r"Errors: - (?P<error>.*?)\.? - Expected (?:a )?<class 'NoneType'>.*? Given value: (?P<value>.*?)\.*$"
 )
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)': ")
 

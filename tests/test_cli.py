@@ -170,6 +170,7 @@ def test_what_a_step_says_of_its_settings_arrives(capsys, tmp_path, step, named)
     ("adversarial.weight", "much", "adversarial.weight: Expected a float. Got value: much."),
     ("adversarial", "true", "adversarial: Expected settings of medldm.models.adversarial.Adversarial, each with its name."),
     ("perceptual.weight", "1", "perceptual: the following arguments are required: network."),
+    ("whole_from", "late", "whole_from: Expected a float. Got value: late."),
     ("crop", "[8, 8]", "crop: Expected a tuple with 3 elements. Got value: [8, 8]."),
     ("model", "Quantised", "model: Expected the path of a class, such as package.module.Class, not Quantised."),
     ("loss.ssmi", "1", "unrecognized arguments: --loss.ssmi 1. Did you mean 'loss.ssim'?"),

@@ -35,7 +35,7 @@ def evaluate(
     autoencoder: Path | None = None,
     split: str = "test",
     independent: bool = False,
-    features: list[Path] | None = None,
+    features: list[Path] | Path | None = None,
     downstream: Downstream | None = None,
     series: bool = False,
     inside: tuple[str, ...] = (),
@@ -71,11 +71,12 @@ def evaluate(
     Raises:
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload")}
+    networks = [features] if isinstance(features, Path) else features or []
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload", "networks")}
     out = Path(out)
-    found = _open(reference, generated, autoencoder, split, independent, features or [], downstream, series, Judged(inside, lesions), seed)
+    found = _open(reference, generated, autoencoder, split, independent, networks, downstream, series, Judged(inside, lesions), seed)
     _hold_to(found, memory, offload)
-    reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(features or [], 1)}
+    reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(networks, 1)}
     return _carry_out(found, Run.claim(out, "evaluate", arguments, reads), reads)
 
 
