@@ -1,7 +1,7 @@
-"""What a decoder leaves out: the noise of images, as a random field whose strength follows the intensity and whose spectrum that of residuals.
+"""What a decoder leaves out: noise whose strength follows intensity and edges, and whose spectrum is that of residuals.
 
 A decoder gives the mean of the images that a latent may stand for, which is smoother than any of them. A sample of p(x | z) is
-x = D(z) + s(D(z)) g with the deviation s of residuals at an intensity, and g stationary Gaussian noise of their power spectrum.
+x = D(z) + s(D(z)) g with the deviation s of residuals at an intensity and a steepness, and g stationary Gaussian noise of their power spectrum.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 INTENSITIES = 16  # bins over [-1, 1]
+STEEPNESSES = 6  # bins of the gradient per voxel, each twice as steep as the one before
+GENTLEST = 0.02  # gradient per voxel up to which an image is flat
 FREQUENCIES = 8  # bins along each axis, from 0 to half a cycle per voxel
+BINS = INTENSITIES * STEEPNESSES
 TILE = 128  # voxels along each axis after which noise repeats; it is correlated over few
 
 
@@ -24,7 +27,7 @@ class Grain(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.channels = channels
-        self.register_buffer("strength", torch.zeros(channels, INTENSITIES))
+        self.register_buffer("strength", torch.zeros(channels, INTENSITIES, STEEPNESSES))
         self.register_buffer("spectrum", torch.ones(channels, *(FREQUENCIES,) * 3))
 
     @torch.no_grad()
@@ -34,14 +37,14 @@ class Grain(nn.Module):
         Args:
             pairs: image, decoded image, both in [-1, 1].
         """
-        squares, counts = torch.zeros(self.channels, INTENSITIES, dtype=torch.float64), torch.zeros(self.channels, INTENSITIES, dtype=torch.float64)
-        power, places = torch.zeros(self.spectrum.shape, dtype=torch.float64), torch.zeros(self.spectrum.shape, dtype=torch.float64)
+        squares, counts = (torch.zeros(self.strength.shape, dtype=torch.float64) for _ in range(2))
+        power, places = (torch.zeros(self.spectrum.shape, dtype=torch.float64) for _ in range(2))
         for image, decoded in pairs:
             for channel, (x, mean) in enumerate(zip(image.double(), decoded.double(), strict=True)):
                 residual, where = x - mean, _bins(mean)
-                own, number = _sums(where, residual.square(), INTENSITIES), _sums(where, torch.ones_like(residual), INTENSITIES)
-                squares[channel] += own
-                counts[channel] += number
+                own, number = (_sums(where, values, BINS) for values in (residual.square(), torch.ones_like(residual)))
+                squares[channel] += own.reshape(INTENSITIES, STEEPNESSES)
+                counts[channel] += number.reshape(INTENSITIES, STEEPNESSES)
                 deviation = (own / number.clamp(min=1)).sqrt()[where]
                 unit = torch.where(deviation > 0, residual / deviation.clamp(min=1e-12), 0)
                 found = torch.fft.fftn(unit).abs().square() / unit.numel()
@@ -50,8 +53,7 @@ class Grain(nn.Module):
                 places[channel] += _sums(index, torch.ones_like(found), FREQUENCIES**3).reshape(power[channel].shape)
         deviations = (squares / counts.clamp(min=1)).sqrt()
         self.strength.copy_(torch.stack([_filled(d, n > 0) for d, n in zip(deviations, counts, strict=True)]))
-        spectra = power / places.clamp(min=1)
-        self.spectrum.copy_(torch.stack([_filled(s.flatten(), n.flatten() > 0).reshape(s.shape) for s, n in zip(spectra, places, strict=True)]))
+        self.spectrum.copy_(torch.stack([_filled(p, n > 0) for p, n in zip(power / places.clamp(min=1), places, strict=True)]))
         return self
 
     def facts(self) -> dict[str, list]:
@@ -88,14 +90,28 @@ class Grain(nn.Module):
 
     def deviation(self, decoded: Tensor) -> Tensor:
         """Standard deviation of the noise at each voxel of [C I J K], linear between the middles of the bins."""
-        place = ((decoded + 1) / 2 * INTENSITIES - 0.5).clamp(0, INTENSITIES - 1)
-        low = place.floor().long().clamp(max=INTENSITIES - 2)
-        rows = torch.stack([s[index] + (s[index + 1] - s[index]) * (p - index) for s, index, p in zip(self.strength, low, place, strict=True)])
-        return rows.to(decoded)
+        fields = []
+        for strength, mean in zip(self.strength, decoded, strict=True):
+            i, j = _place(mean)
+            a, b = i.floor().long().clamp(max=INTENSITIES - 2), j.floor().long().clamp(max=STEEPNESSES - 2)
+            u, v = i - a, j - b
+            low, high = (strength[a, c] * (1 - u) + strength[a + 1, c] * u for c in (b, b + 1))
+            fields.append(low * (1 - v) + high * v)
+        return torch.stack(fields).to(decoded)
 
 
-def _bins(decoded: Tensor) -> Tensor:
-    return ((decoded + 1) / 2 * INTENSITIES).floor().clamp(0, INTENSITIES - 1).long()
+def _place(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Where voxels [I J K] stand among the bins of intensity and of steepness; whole numbers are the middles of bins."""
+    slopes = [torch.gradient(mean, dim=axis)[0] if n > 1 else torch.zeros_like(mean) for axis, n in enumerate(mean.shape)]
+    steepness = torch.stack(slopes).square().sum(0).sqrt()
+    steps = (steepness / GENTLEST).clamp(min=1e-6).log2() + 0.5
+    return ((mean + 1) / 2 * INTENSITIES - 0.5).clamp(0, INTENSITIES - 1), steps.clamp(0, STEEPNESSES - 1)
+
+
+def _bins(mean: Tensor) -> Tensor:
+    """The nearest bin of each voxel [I J K], as a place in the flat table."""
+    i, j = (part.round().long() for part in _place(mean))
+    return i * STEEPNESSES + j
 
 
 def _frequency_bins(shape: tuple[int, ...]) -> Tensor:
@@ -109,9 +125,9 @@ def _sums(index: Tensor, values: Tensor, length: int) -> Tensor:
 
 
 def _filled(values: Tensor, known: Tensor) -> Tensor:
-    """Values with those that nothing is known of taken from the nearest that is known."""
+    """A table with entries that nothing is known of taken from the nearest that is known."""
     if not known.any():
         return values
-    places = known.nonzero().flatten()
-    nearest = (torch.arange(len(values))[:, None] - places).abs().argmin(1)
-    return values[places[nearest]]
+    places, there = torch.stack(torch.meshgrid(*map(torch.arange, values.shape), indexing="ij"), -1), known.nonzero()
+    nearest = torch.cdist(places.reshape(-1, values.ndim).double(), there.double()).argmin(1)
+    return values[known][nearest].reshape(values.shape)
