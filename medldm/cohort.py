@@ -52,6 +52,11 @@ class Case:
     reason: str = ""
     covariates: dict[str, Covariate] = field(default_factory=dict)
 
+    @property
+    def person(self) -> str:
+        """Whose image it is; a case without a patient stands for itself."""
+        return self.patient or self.case
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -82,6 +87,11 @@ class Cohort:
 
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
+
+    @property
+    def people(self) -> list[str]:
+        """Everyone whose images it holds, once and in order."""
+        return sorted({case.person for case in self})
 
     def where(self, keep: Callable[[Case], bool]) -> "Cohort":
         """The cases for which `keep` is true."""

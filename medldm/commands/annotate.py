@@ -12,7 +12,7 @@ import torch
 from medldm.cohort import Case, Cohort
 from medldm.commands.progress import counted
 from medldm.commands.within import device
-from medldm.data.steps.torchio_augment import Augment
+from medldm.data.steps.torchio_augment import ORDINARY, Augment
 from medldm.data.storing import structure_volumes
 from medldm.errors import UserError
 from medldm.files import atomic, sha256
@@ -21,7 +21,7 @@ from medldm.models.segmenter import Segmenter
 from medldm.randomness import seeded
 from medldm.run import Run
 from medldm.tracking import tracked
-from medldm.training.data import Crops, crop_size
+from medldm.training.data import Crops, contrasts, crop_size
 from medldm.training.options import Training
 from medldm.volume import Volume, read_volume, write_volume
 
@@ -32,7 +32,7 @@ def annotate(
     members: int = 3,
     widths: tuple[int, ...] = (32, 64, 128),
     training: Training = Training(steps=800),
-    augment: Augment = Augment(degrees=15, scale=0.15, elastic_mm=3, bias=0.3, gamma=0.3, noise=0.05),
+    augment: Augment = ORDINARY,
     crop: tuple[int, int, int] | None = None,
     seed: int = 0,
 ) -> Cohort:
@@ -60,7 +60,7 @@ def annotate(
     if members < 1:
         raise UserError(f"members={members}: at least one network is needed.")
     known, missing = _parts(source)
-    images = len(read_volume(known.path(known.cases[0].image)).data)
+    images = contrasts(known)
     nets = [_new(images, len(source.labels), widths, seed + member) for member in range(members)]
     size = crop_size(known, nets[0].factor, crop)
     reads = {"cohort": source.fingerprint()}

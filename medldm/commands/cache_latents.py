@@ -92,8 +92,8 @@ def _grain(train: Cohort, model: Autoencoder, root: Path, grid: Shape3) -> Grain
     @torch.inference_mode()
     def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for case in track(train.cases[:: -(-len(train) // GRAIN_CASES)], "grain"):
-            image, _ = _load(train, case)
-            where = window(case.shape, _box(train, case), model.factor, grid, None)
+            image, label = _load(train, case)
+            where = window(case.shape, foreground(label, case.shape), model.factor, grid, None)
             mean, _ = load_latents(root / f"latents/{case.case}.safetensors")[0]
             decoded, _ = model.split(model.decode(model.whiten(mean[None].to(device()))))
             yield image[(slice(None), *where)], decoded[0].float().cpu()
@@ -113,12 +113,15 @@ def _refuse_strangers(source: Cohort, model: object, cohort: Path, autoencoder: 
 
 
 def _load(cohort: Cohort, case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
-    label = read_volume(cohort.path(case.label), "label").data if case.label else None
-    return read_volume(cohort.path(case.image)).data, label
+    return read_volume(cohort.path(case.image)).data, _label(cohort, case)
+
+
+def _label(cohort: Cohort, case: Case) -> torch.Tensor | None:
+    return read_volume(cohort.path(case.label), "label").data if case.label else None
 
 
 def _box(cohort: Cohort, case: Case) -> list[tuple[int, int]]:
-    return foreground(_load(cohort, case)[1], case.shape)
+    return foreground(_label(cohort, case), case.shape)
 
 
 def _encode_case(source: Cohort, case: Case, model: Autoencoder, root: Path, grid: Shape3, count: int, seed: int) -> Case:

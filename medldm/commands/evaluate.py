@@ -157,7 +157,7 @@ def _study(settings: Downstream, real: Cohort, synthetic: Cohort | None, split: 
     if not settings.covariate and not (real.labels and all(case.label for cohort in (made, real.split(split)) for case in cohort)):
         raise UserError("--downstream segments labels, and some cases have no label map.", "Set downstream.covariate, or generate with labels.")
     study = Study.of(settings, real, made)
-    settings.arms(len({case.patient or case.case for case in study.train}))
+    settings.arms(len(study.train.people))
     return study
 
 

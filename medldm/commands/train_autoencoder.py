@@ -17,9 +17,8 @@ from medldm.models.pretrained import load_weights
 from medldm.models.quantized import QuantizedAutoencoder
 from medldm.randomness import seeded
 from medldm.run import Run
-from medldm.training.data import Crops, Whole, crop_size, images_of, load
+from medldm.training.data import Crops, Whole, contrasts, crop_size, images_of, load
 from medldm.training.options import Training
-from medldm.volume import read_volume
 
 
 def train_autoencoder(
@@ -97,7 +96,7 @@ def _reads(source: Cohort, perceptual: Perceptual | None, weights: Path | None) 
 def _network(model: Callable[[int, int], Autoencoder], train: Cohort, labels: int, seed: int) -> Autoencoder:
     """A new network for the images and labels of a cohort."""
     with seeded(seed, "weights"):
-        return model(len(read_volume(train.path(train.cases[0].image)).data), labels)
+        return model(contrasts(train), labels)
 
 
 def _start(network: Autoencoder, weights: Path | None, steps: int) -> None:

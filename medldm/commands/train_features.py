@@ -9,9 +9,8 @@ from medldm.errors import UserError
 from medldm.models.encoder import FeatureEncoder
 from medldm.randomness import seeded
 from medldm.run import Run
-from medldm.training.data import crop_size, images_of
+from medldm.training.data import contrasts, crop_size, images_of
 from medldm.training.options import Training
-from medldm.volume import read_volume
 
 LARGEST_CROP = 32
 MOST_PAIRS = 64  # held-out cases that validation compares
@@ -54,7 +53,7 @@ def train_features(
     source = Cohort.load(cohort)
     train, val = images_of(source, cohort)
     with seeded(seed, "weights"):
-        encoder = FeatureEncoder(len(read_volume(train.path(train.cases[0].image)).data), widths, blocks)
+        encoder = FeatureEncoder(contrasts(train), widths, blocks)
     size = crop_size(source.where(lambda case: case.status == "ok" and case.split in ("train", "val")), encoder.factor, crop, LARGEST_CROP)
     reads = {"cohort": source.fingerprint()}
 

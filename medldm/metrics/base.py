@@ -74,7 +74,7 @@ class Images:
     @property
     def patients(self) -> list[str]:
         """The patient of each case; a case without one stands for itself."""
-        return [case.patient or case.case for case in self.cases]
+        return [case.person for case in self.cases]
 
     @property
     def labelled(self) -> bool:
@@ -134,6 +134,17 @@ def centre_crop(voxels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
         start = (have - want) // 2
         cuts.append(slice(start, start + want))
     return voxels[(..., *cuts)]
+
+
+def block_means(voxels: np.ndarray, block: int) -> np.ndarray:
+    """Means over blocks of `block` voxels along each of the last three axes; the last block of an axis may be smaller."""
+    if block == 1:
+        return voxels
+    for axis in range(voxels.ndim - 3, voxels.ndim):
+        starts = np.arange(0, voxels.shape[axis], block)
+        widths = np.diff([*starts, voxels.shape[axis]]).reshape([-1 if a == axis else 1 for a in range(voxels.ndim)])
+        voxels = np.add.reduceat(voxels, starts, axis=axis) / widths.astype(np.float32)
+    return voxels
 
 
 def common_size(*groups: Images) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medldm.metrics.base import Images, Metric, Score, centre_crop, common_size, not_computable
+from medldm.metrics.base import Images, Metric, Score, block_means, centre_crop, common_size, not_computable
 from medldm.metrics.bootstrap import summarise
 
 LONGEST = 64
@@ -75,10 +75,7 @@ def _rows(images: Images, size: Sequence[int]) -> np.ndarray:
     rows = []
     for i in range(len(images)):
         voxels = ndimage.gaussian_filter(centre_crop(images.image(i), size), (0, SMOOTHING, SMOOTHING, SMOOTHING))
-        for axis in range(1, 4) if block > 1 else ():
-            starts = np.arange(0, voxels.shape[axis], block)
-            widths = np.diff([*starts, voxels.shape[axis]]).reshape([-1 if a == axis else 1 for a in range(4)])
-            voxels = np.add.reduceat(voxels, starts, axis=axis) / widths.astype(np.float32)
+        voxels = block_means(voxels, block)
         row = voxels.ravel() - voxels.mean()
         rows.append(row / max(float(np.linalg.norm(row)), 1e-12))
     return np.stack(rows)

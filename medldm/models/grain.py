@@ -69,7 +69,7 @@ class Grain(nn.Module):
         return grain
 
     @torch.no_grad()
-    def __call__(self, decoded: Tensor, generator: Generator, amount: float = 1.0) -> Tensor:
+    def forward(self, decoded: Tensor, generator: Generator, amount: float = 1.0) -> Tensor:
         """Decoded images [C I J K] with noise, in [-1, 1].
 
         Args:

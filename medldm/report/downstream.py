@@ -42,7 +42,7 @@ class Study:
         predicted = set(real.facts.get("predicted_labels", ()))
         train = real.split("train")
         known = train.where(lambda case: bool(case.label) and case.case not in predicted)
-        return cls(settings, train if settings.covariate else known, synthetic, len(_patients(known)))
+        return cls(settings, train if settings.covariate else known, synthetic, len(known.people))
 
     def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Found:
         """Train and judge all arms; those that are finished in the folder are read from there.
@@ -55,7 +55,7 @@ class Study:
         from medldm.training.downstream import Covariate, Segmentation, run_arm
 
         task = (Covariate if self.settings.covariate else Segmentation)(self.settings, self.train, self.synthetic)
-        arms = self.settings.arms(len(_patients(self.train)))
+        arms = self.settings.arms(len(self.train.people))
         return {arm: run_arm(task, arm, test, root / str(arm)) for arm in progress(arms, "downstream trainings")}
 
 
@@ -118,10 +118,6 @@ def write_study(path: Path, found: Found, test: Images) -> None:
         for case, row in zip(test.cases, rows, strict=True):
             writer.writerow([arm.name, arm.size, arm.seed, case.case, case.patient, *(repr(row[n]) if n in row else "" for n in names)])
     write_text(path, text.getvalue())
-
-
-def _patients(cohort: Cohort) -> set[str]:
-    return {case.patient or case.case for case in cohort}
 
 
 def measure_of(found: Found) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.metrics.base import block_means
 from medldm.report.mosaic import Picture, colour
 
 LONGEST = 128  # voxels along an axis; more are averaged in blocks
@@ -58,12 +59,7 @@ def block(shape: Sequence[int]) -> int:
 
 def _averaged(image: np.ndarray) -> np.ndarray:
     """Values of [-1, 1] as 0 to 255, means of blocks."""
-    step = block(image.shape)
-    for axis in range(3) if step > 1 else ():
-        starts = np.arange(0, image.shape[axis], step)
-        widths = np.diff([*starts, image.shape[axis]]).reshape([-1 if a == axis else 1 for a in range(3)])
-        image = np.add.reduceat(image, starts, axis=axis) / widths
-    return np.rint((image.clip(-1, 1) + 1) / 2 * GREYS).astype(np.uint8)
+    return np.rint((block_means(image, block(image.shape)).clip(-1, 1) + 1) / 2 * GREYS).astype(np.uint8)
 
 
 def _picked(label: np.ndarray) -> np.ndarray:

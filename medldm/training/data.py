@@ -136,6 +136,11 @@ def images_of(source: Cohort, folder: Path) -> tuple[Cohort, Cohort]:
     return train, source.split("val")
 
 
+def contrasts(cohort: Cohort) -> int:
+    """Channels of its images, as the first one has them."""
+    return len(read_volume(cohort.path(cohort.cases[0].image), cohort.unit).data)
+
+
 def load(cohort: Cohort) -> list[tuple[Tensor, Tensor]]:
     """Image [C I J K] and label map [1 I J K] (zeros where there is none) of every case."""
     volumes = []

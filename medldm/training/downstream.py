@@ -15,7 +15,7 @@ from medldm.metrics.segmentation import label_values
 from medldm.models.segmenter import Segmenter
 from medldm.randomness import seeded
 from medldm.training.base import StepTraining
-from medldm.training.data import Crops, crop_size
+from medldm.training.data import Crops, contrasts, crop_size
 from medldm.training.fit import fit
 from medldm.training.prediction import PredictionTraining, Predictor, Target, Valued
 from medldm.training.segmentation import SegmentationTraining
@@ -76,7 +76,7 @@ class Segmentation(Task):
     def module(self, seed: int) -> StepTraining:
         """See `Task`."""
         with seeded(seed, "downstream"):
-            model = Segmenter(channels(self.train), len(self.train.labels), self.settings.widths)
+            model = Segmenter(contrasts(self.train), len(self.train.labels), self.settings.widths)
         return SegmentationTraining(model, self.settings.training, seed, self.crop)
 
     def samples(self, cohort: Cohort, batch: int, seed: int) -> Dataset:
@@ -106,7 +106,7 @@ class Covariate(Task):
     def module(self, seed: int) -> StepTraining:
         """See `Task`."""
         with seeded(seed, "downstream"):
-            model = Predictor(channels(self.train), self.target.outputs, self.settings.widths)
+            model = Predictor(contrasts(self.train), self.target.outputs, self.settings.widths)
         return PredictionTraining(model, self.target, self.settings.training, seed, self.crop)
 
     def samples(self, cohort: Cohort, batch: int, seed: int) -> Dataset:
@@ -178,11 +178,6 @@ def target_of(name: str, train: Cohort) -> Target:
         return Target(name, tuple(sorted({str(value) for value in values})))
     numbers = torch.tensor(values, dtype=torch.float64)
     return Target(name, (), float(numbers.mean()), float(numbers.std()))
-
-
-def channels(cohort: Cohort) -> int:
-    """Contrasts of its images."""
-    return len(Images(cohort).image(0))
 
 
 def device_of(model: nn.Module) -> torch.device:

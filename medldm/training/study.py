@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from medldm.cohort import Cohort
-from medldm.data.steps.torchio_augment import Augment
+from medldm.data.steps.torchio_augment import ORDINARY, Augment
 from medldm.errors import UserError
 from medldm.randomness import permutation
 from medldm.training.options import Training
@@ -51,7 +51,7 @@ class Downstream:
     covariate: str | None = None
     widths: tuple[int, ...] = (32, 64, 128)
     training: Training = field(default_factory=lambda: Training(steps=800))
-    augment: Augment = field(default_factory=lambda: Augment(degrees=15, scale=0.15, elastic_mm=3, bias=0.3, gamma=0.3, noise=0.05))
+    augment: Augment = ORDINARY
     crop: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +85,6 @@ class Downstream:
 
 def chosen(real: Cohort, size: int, seed: int) -> Cohort:
     """The real training cases of `size` patients; the first `size` in an order that the seed alone decides."""
-    patients = sorted({case.patient or case.case for case in real})
-    names = {patients[i] for i in permutation(len(patients), seed, "downstream")[:size]}
-    return real.where(lambda case: (case.patient or case.case) in names)
+    people = real.people
+    names = {people[i] for i in permutation(len(people), seed, "downstream")[:size]}
+    return real.where(lambda case: case.person in names)

@@ -105,3 +105,7 @@ class Augment:
             (self.blur_mm, lambda: torchio.RandomBlur((0, self.blur_mm), **chance)),
         )
         return [make() for on, make in wanted if on]
+
+
+#: Rotation, size, bending, bias field, contrast and noise as segmentation networks are usually trained with.
+ORDINARY = Augment(degrees=15, scale=0.15, elastic_mm=3, bias=0.3, gamma=0.3, noise=0.05)
