@@ -5,14 +5,13 @@ belongs to the patient, is stored, and is never computed again.
 """
 
 import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 from medldm.errors import UserError
-from medldm.files import read_json, sha256_of, write_json, write_text
+from medldm.files import read_json, sha256_of, write_csv, write_json
 
 FORMAT = 1
 COLUMNS = ("case", "patient", "split", "image", "label", "sha256", "shape", "spacing", "status", "reason")
@@ -115,14 +114,12 @@ class Cohort:
         """Write `cohort.csv`, then `cohort.json`, each atomically; the second makes the folder a cohort."""
         self._refuse_leaks()
         names = sorted(self.covariates)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, *names])
+        rows: list[tuple[object, ...]] = [(*COLUMNS, *names)]
         for c in self.cases:
             shape, spacing = "x".join(map(str, c.shape)), "x".join(f"{s:g}" for s in c.spacing)
-            row = [c.case, c.patient, c.split, c.image, c.label, c.sha256, shape, spacing, c.status, c.reason]
-            writer.writerow(row + [_written(c.covariates.get(name)) for name in names])
-        write_text(self.root / "cohort.csv", text.getvalue())
+            row = (c.case, c.patient, c.split, c.image, c.label, c.sha256, shape, spacing, c.status, c.reason)
+            rows.append((*row, *map(c.covariates.get, names)))
+        write_csv(self.root / "cohort.csv", rows)
         about = {
             "format": FORMAT, "unit": self.unit, "synthetic": self.synthetic, "cases": len(self.cases),
             "spacing": _common([c.spacing for c in self.cases]), "labels": {str(k): v for k, v in self.labels.items()},
@@ -172,10 +169,6 @@ class Cohort:
                 raise UserError(
                     f"{self.root}/cohort.csv: the same {what} is in two splits: {named}{more}.", "Give all cases of one patient one split."
                 )
-
-
-def _written(value: Covariate) -> str:
-    return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)  # numpy floats print as "np.float64(...)"
 
 
 def _common(values: list) -> list | None:

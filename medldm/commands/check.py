@@ -1,7 +1,5 @@
 """`medldm check`: which files of a source cannot be used, and why."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -16,7 +14,7 @@ from medldm.data.finding import Finding
 from medldm.data.layouts import find_cases
 from medldm.data.sources import SET_ASIDE, Source, SourceCase
 from medldm.errors import UserError
-from medldm.files import read_json, sha256_of, write_json, write_text
+from medldm.files import csv_text, read_json, sha256_of, write_csv, write_json, write_text
 from medldm.parallel import processors, spread
 from medldm.run import Run
 from medldm.tracking import tracked
@@ -71,7 +69,7 @@ def check(
     if run and out:  # every time anew: files are repaired between two checks
         reads = {"source": fingerprint(findings)}
         with tracked(run, reads) as tracker:
-            write_text(out / "check.csv", _table(findings))
+            write_csv(out / "check.csv", _table(findings))
             tracker.metrics({"cases": len(findings), "bad": len(bad)})
             run.finish(reads, ["check.csv"])
     usable = sum(finding.status == "ok" for finding in findings)
@@ -157,7 +155,7 @@ def write_key(source: Source, path: Path | None, out: Path | None) -> None:
         raise UserError(f"{source.root} has no pseudonyms: its cases are called as their files are.", "Leave --key away.")
     if out and path.resolve().is_relative_to(Path(out).resolve()):
         raise UserError(f"The key {path} would lie in {out}, which others may get.", "Keep it elsewhere.")
-    text = _csv([tuple(source.key[0]), *(tuple(row.values()) for row in source.key)])
+    text = csv_text([tuple(source.key[0]), *(tuple(row.values()) for row in source.key)])
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path} exists.", "Give a new file as --key.")
     write_text(path, text)
@@ -174,11 +172,5 @@ def _set_aside(findings: Sequence[Finding]) -> list[str]:
     return [f"Set aside: {', '.join(f'{count} {status}' for status, count in counts.most_common())}."] if counts else []
 
 
-def _table(findings: Sequence[Finding]) -> str:
-    return _csv([COLUMNS, *(astuple(finding)[: len(COLUMNS)] for finding in findings)])
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _table(findings: Sequence[Finding]) -> list[tuple[object, ...]]:
+    return [COLUMNS, *(astuple(finding)[: len(COLUMNS)] for finding in findings)]

@@ -1,14 +1,13 @@
 """Evaluations side by side, with the differences between them case by case."""
 
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medldm.errors import UserError
-from medldm.files import write_text
+from medldm.files import write_csv
 from medldm.metrics.base import Score
 from medldm.metrics.bootstrap import summarise
 
@@ -105,13 +104,13 @@ def _text(score: Score | None) -> str:
 
 
 def _write(path: Path, names: list[str], columns: list[str], rows: list[list[Score | None]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "run", "value", "low", "high", "n", "unit", "difference_to_first", "difference_low", "difference_high"])
+    table: list[tuple[object, ...]] = [
+        ("name", "run", "value", "low", "high", "n", "unit", "difference_to_first", "difference_low", "difference_high")
+    ]
     for name, row in zip(names, rows, strict=True):
         for position, column in enumerate(columns):
             score, pair = row[position], row[len(columns) + position - 1] if position else None
             if score:
-                difference = [repr(pair.value), repr(pair.low), repr(pair.high)] if pair else ["", "", ""]
-                writer.writerow([name, column, repr(score.value), repr(score.low), repr(score.high), score.n, score.unit, *difference])
-    write_text(path, text.getvalue())
+                difference = (pair.value, pair.low, pair.high) if pair else ("", "", "")
+                table.append((name, column, score.value, score.low, score.high, score.n, score.unit, *difference))
+    write_csv(path, table)

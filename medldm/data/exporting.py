@@ -4,8 +4,6 @@ Training and validation cases become `imagesTr/` and `labelsTr/`, test cases `im
 place for stands in `covariates.csv` (patients, splits, covariates), so that `medldm prepare` reads back what was written.
 """
 
-import csv
-import io
 import re
 import shutil
 from collections.abc import Callable
@@ -16,7 +14,7 @@ import torch
 
 from medldm.cohort import Case, Cohort
 from medldm.errors import UserError
-from medldm.files import atomic, write_json, write_text
+from medldm.files import atomic, write_csv, write_json
 from medldm.volume import Volume, read_volume, write_volume
 
 
@@ -78,7 +76,7 @@ def write_nnunet(cohort: Cohort, root: Path, name: str, done: Callable[[Case], N
     }
     if all(train.values()):
         write_json(root / "splits_final.json", [train])
-    write_text(root / "covariates.csv", _table(cohort))
+    write_csv(root / "covariates.csv", _table(cohort))
     write_json(root / "dataset.json", about)  # last: with it the folder is a data set
 
 
@@ -113,7 +111,7 @@ def write_msd(cohort: Cohort, root: Path, name: str, done: Callable[[Case], None
         "test": [f"./imagesTs/{case.case}.nii.gz" for case in test],
         **told,
     }
-    write_text(root / "covariates.csv", _table(cohort))
+    write_csv(root / "covariates.csv", _table(cohort))
     write_json(root / "dataset.json", about)
 
 
@@ -181,15 +179,9 @@ def _copy(source: Path, path: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _table(cohort: Cohort) -> str:
+def _table(cohort: Cohort) -> list[tuple[object, ...]]:
     """`covariates.csv`: patients, splits and covariates; volumes of structures are measured anew from label maps."""
     measured = {f"volume_{structure}" for structure in cohort.labels.values()} if any(case.label for case in cohort) else set()
     names = sorted(set(cohort.covariates) - measured)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "patient", "split", *names])
-    for case in cohort:
-        values = [case.covariates.get(name) for name in names]
-        cells = ["" if value is None else repr(float(value)) if isinstance(value, float) else value for value in values]
-        writer.writerow([case.case, case.patient, case.split, *cells])
-    return text.getvalue()
+    rows = [(case.case, case.patient, case.split, *map(case.covariates.get, names)) for case in cohort]
+    return [("case", "patient", "split", *names), *rows]

@@ -5,8 +5,6 @@ patient alone: `age` widens ventricles and sulci, `lesion_volume` sets the size 
 Repeat scans show the same anatomy with another position, noise, bias field and contrast.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from medldm.data.head import AIR, BONE, BRAIN_TISSUES, LESION, VENTRICLE, smooth_noise, tissues
 from medldm.errors import UserError
-from medldm.files import read_json, write_json, write_text
+from medldm.files import read_json, write_csv, write_json
 from medldm.volume import Volume, write_volume
 
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "lesion": 3}
@@ -96,9 +94,7 @@ def write_phantoms(
                 continue
             for path, volume in zip(paths, scan_head(patient, scan, shape, spacing, modality), strict=True):
                 write_volume(path, volume)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("case", "patient", "age", "sex", "lesion_volume"), *rows])
-    write_text(out / "covariates.csv", text.getvalue())
+    write_csv(out / "covariates.csv", [("case", "patient", "age", "sex", "lesion_volume"), *rows])
 
 
 def make_patient(index: int, seed: int) -> Patient:

@@ -1,7 +1,5 @@
 """What a score is, the images it is made from, and what every metric of a generated cohort looks like."""
 
-import csv
-import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medldm.cohort import Case, Cohort
-from medldm.files import write_text
+from medldm.files import write_csv
 from medldm.volume import read_volume
 
 KEEP_BYTES = 1 << 30
@@ -67,6 +65,7 @@ class Images:
         self.keep_bytes = keep_bytes
         self._kept: dict[str, np.ndarray] = {}
         self.features: dict[str, list] = {}  # by name, see `Features.of`
+        self.part_of: tuple[Images, np.ndarray] | None = None  # the images that this is a part of, and its cases' positions there
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -95,10 +94,12 @@ class Images:
         return self.cases[index].spacing or (1.0, 1.0, 1.0)
 
     def take(self, count: int, seed: int = 0) -> "Images":
-        """A random part of `count` cases, in the cohort's order; all of them where there are no more."""
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        """A random part of `count` cases, in the cohort's order; all of them where there are no more. It shares what was read and worked out."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         names = {self.cases[i].case for i in chosen}
-        return Images(self.cohort.where(lambda case: case.case in names), self.keep_bytes)
+        part = Images(self.cohort.where(lambda case: case.case in names), self.keep_bytes)
+        part._kept, part.part_of = self._kept, (self, chosen)
+        return part
 
     def _read(self, relative: str, unit: str) -> np.ndarray:
         if relative in self._kept:
@@ -119,12 +120,8 @@ class Metric(ABC):
 
 def write_scores(path: Path, scores: Sequence[Score], on: str = "") -> None:
     """Write `metrics.csv` (`name,value,low,high,n,unit,on`) atomically, every figure with all its digits; `on` is added to each row's own."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "value", "low", "high", "n", "unit", "on"])
-    for s in scores:
-        writer.writerow([s.name, repr(float(s.value)), repr(float(s.low)), repr(float(s.high)), s.n, s.unit, "; ".join(filter(None, (s.on, on)))])
-    write_text(path, text.getvalue())
+    rows = [(s.name, *(repr(float(n)) for n in (s.value, s.low, s.high)), s.n, s.unit, "; ".join(filter(None, (s.on, on)))) for s in scores]
+    write_csv(path, [("name", "value", "low", "high", "n", "unit", "on"), *rows])
 
 
 def centre_crop(voxels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

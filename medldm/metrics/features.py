@@ -23,6 +23,11 @@ class View:
     rows: np.ndarray
     case: np.ndarray
 
+    def of_cases(self, cases: np.ndarray) -> "View":
+        """The rows of some cases, given by their positions in increasing order."""
+        mine = np.isin(self.case, cases)
+        return View(self.rows[mine], np.searchsorted(cases, self.case[mine]))
+
 
 class Features(ABC):
     """A named way to describe images by numbers.
@@ -42,7 +47,8 @@ class Features(ABC):
     def of(self, images: Images) -> list[View]:
         """`views`, worked out once for the same images."""
         if self.name not in images.features:
-            images.features[self.name] = self.views(images)
+            whole, cases = images.part_of or (None, None)
+            images.features[self.name] = self.views(images) if whole is None else [view.of_cases(cases) for view in self.of(whole)]
         return images.features[self.name]
 
     def cases(self, images: Images) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Copies of training cases: how close the nearest training image is, beside the same for real images that were held out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,29 @@ LONGEST = 64
 DEVIATIONS = 4.0
 CLOSEST = 1 - 1e-6
 SMOOTHING = 1.5  # voxels
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Pearson correlations of images with training images, all of them cut to one box.
+
+    Args:
+        generated: of each generated with each training image [n, training].
+        held_out: of each held-out real image with each training image [m, training].
+    """
+
+    generated: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def threshold(self) -> float:
+        """Above it a generated case is a copy; nan where fewer than two cases were held out."""
+        return copy_threshold(self.held_out.max(1)) if len(self.held_out) > 1 else math.nan
+
+    def closest(self, count: int) -> list[tuple[int, int, float]]:
+        """The generated cases most like a training case, that case, and their correlation, most alike first."""
+        order = np.argsort(-self.generated.max(1), kind="stable")[:count]
+        return [(int(i), int(self.generated[i].argmax()), float(self.generated[i].max())) for i in order]
 
 
 @dataclass(frozen=True)
@@ -34,10 +58,19 @@ class NearestTraining(Metric):
 
     def __call__(self, generated: Images, reference: Images) -> list[Score]:
         """Four scores; `reference` holds the held-out real cases, without two of which there is no threshold."""
-        if len(reference) < 2 or not len(self.training):
-            return [not_computable("copies", generated, "two held-out cases and a training case are needed")]
-        found, real = self.similarities(generated, reference)
-        threshold = copy_threshold(real)
+        return self.scores(self.likeness(generated, reference), generated, reference)
+
+    def likeness(self, generated: Images, reference: Images) -> Likeness:
+        """How much the images of both groups look like the training images."""
+        size = common_size(self.training, generated, reference)
+        training = _rows(self.training, size)
+        return Likeness(*((_rows(images, size) @ training.T).astype(np.float64) for images in (generated, reference)))
+
+    def scores(self, likeness: Likeness, generated: Images, reference: Images) -> list[Score]:
+        """The scores of a likeness that is known; see `__call__`."""
+        if len(reference) < 2:
+            return [not_computable("copies", generated, "two held-out cases are needed")]
+        found, real, threshold = likeness.generated.max(1), likeness.held_out.max(1), likeness.threshold
         own, held_out = generated.patients, reference.patients
         return [
             summarise("nearest_train", found, own, seed=self.seed),
@@ -45,19 +78,6 @@ class NearestTraining(Metric):
             summarise("copies_threshold", real, held_out, statistic=copy_threshold, seed=self.seed),
             summarise("copies", found > threshold, own, "cases", statistic=np.sum, seed=self.seed),
         ]
-
-    def pairs(self, generated: Images, count: int) -> list[tuple[int, int, float]]:
-        """The generated cases most like a training case, that case, and their similarity, most alike first."""
-        size = common_size(self.training, generated)
-        found = _rows(generated, size) @ _rows(self.training, size).T
-        order = np.argsort(-found.max(1), kind="stable")[:count]
-        return [(int(i), int(found[i].argmax()), float(found[i].max())) for i in order]
-
-    def similarities(self, generated: Images, reference: Images) -> tuple[np.ndarray, np.ndarray]:
-        """Similarity to the nearest training image of each generated and each held-out case."""
-        size = common_size(self.training, generated, reference)
-        training = _rows(self.training, size)
-        return tuple((_rows(images, size) @ training.T).max(1).astype(np.float64) for images in (generated, reference))
 
 
 def copy_threshold(real: np.ndarray) -> float:

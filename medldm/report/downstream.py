@@ -1,15 +1,13 @@
 """A downstream study: scores of its arms, what synthetic cases add to real ones, and a plot."""
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medldm.cohort import Cohort
-from medldm.files import write_text
+from medldm.files import write_csv
 from medldm.metrics.base import Images, Score
 from medldm.metrics.bootstrap import summarise
 from medldm.report.html import Figure
@@ -17,7 +15,29 @@ from medldm.report.plots import plot_arms
 from medldm.report.reconstruction import Values
 from medldm.training.study import Arm, Downstream
 
-Found = Mapping[Arm, Sequence[Values]]
+Found = dict[Arm, list[Values]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the networks of a study find.
+
+    Args:
+        test: held-out real cases.
+        found: arm -> values of each of them.
+        generated: generated cases, at most as many as were held out.
+        agreement: arms of most real patients alone -> values of each of those.
+    """
+
+    test: Images
+    found: Found
+    generated: Images
+    agreement: Found
+
+    @property
+    def measure(self) -> str:
+        """ "dice" or "error"."""
+        return "dice" if any("dice" in row for rows in self.found.values() for row in rows) else "error"
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class Study:
         known = train.where(lambda case: bool(case.label) and case.case not in predicted)
         return cls(settings, train if settings.covariate else known, synthetic, len(known.people))
 
-    def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Found:
+    def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Trained:
         """Train and judge all arms; those that are finished in the folder are read from there.
 
         Args:
@@ -56,30 +76,39 @@ class Study:
 
         task = (Covariate if self.settings.covariate else Segmentation)(self.settings, self.train, self.synthetic)
         arms = self.settings.arms(len(self.train.people))
-        return {arm: run_arm(task, arm, test, root / str(arm)) for arm in progress(arms, "downstream trainings")}
+        result = Trained(test, {}, Images(self.synthetic).take(len(test)), {})
+        most = max(arm.size for arm in arms)
+        for arm in progress(arms, "downstream trainings"):
+            asked = {"generated": result.generated} if arm.name == "real" and arm.size == most else {}
+            values = run_arm(task, arm, {"held_out": test, **asked}, root / str(arm))
+            result.found[arm] = values["held_out"]
+            if asked:
+                result.agreement[arm] = values["generated"]
+        return result
 
 
-def study_scores(found: Found, test: Images, labelled: int, seed: int = 0) -> list[Score]:
+def study_scores(trained: Trained, labelled: int, seed: int = 0) -> list[Score]:
     """Means over patients of every arm, and paired differences, after a mean over the seeds for each case.
 
     `downstream_dice_real_n10`, `..._both_n10`, `..._synthetic` (for a covariate `downstream_error_...`), `downstream_gain_n10` (both minus real
     for Dice, real minus both for an error, so that a gain is positive) and `downstream_synthetic_over_real`, the ratio of the means of
-    the synthetic arm and of the real one of most patients. Intervals are over the patients of the test, not over trainings.
+    the synthetic arm and of the real one of most patients. `downstream_agreement_dice` (`..._error`) is what the real networks of
+    most patients get on generated cases: how well images and their label maps or covariates agree. Intervals are over the patients of the
+    test, or over generated cases, not over trainings.
 
     Args:
-        found: arm -> values of each held-out case.
-        test: the held-out cases.
+        trained: what the networks found.
         labelled: patients whose label maps the generator saw: an arm of fewer is told to be unfair.
         seed: of the bootstrap.
     """
-    measure = measure_of(found)
-    arms = _over_seeds(found, measure)
-    seeds = len({arm.seed for arm in found})
+    measure = trained.measure
+    arms = _over_seeds(trained.found, measure)
+    seeds = len({arm.seed for arm in trained.found})
 
-    def score(name: str, rows: np.ndarray, size: int = 0, statistic: Callable[[np.ndarray], float] = np.mean) -> Score:
+    def score(name: str, rows: np.ndarray, size: int = 0, statistic: Callable[[np.ndarray], float] = np.mean, images: Images = trained.test) -> Score:
         unfair = f"; unfair: the generator saw label maps of {labelled} patients" if 0 < size < labelled and measure == "dice" else ""
         known = np.isfinite(rows.reshape(len(rows), -1)).all(1)
-        patients = [patient for patient, used in zip(test.patients, known, strict=True) if used]
+        patients = [patient for patient, used in zip(images.patients, known, strict=True) if used]
         return summarise(f"downstream_{name}", rows[known], patients, statistic=statistic, seed=seed).computed(f"mean of {seeds} trainings{unfair}")
 
     scores = [
@@ -92,7 +121,7 @@ def study_scores(found: Found, test: Images, labelled: int, seed: int = 0) -> li
     if ("synthetic", 0) in arms and sizes:
         pair = np.stack([arms["synthetic", 0], arms["real", sizes[-1]]], axis=1)
         scores.append(score("synthetic_over_real", pair, sizes[-1], lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean())))
-    return scores
+    return scores + [score(f"agreement_{measure}", rows, images=trained.generated) for rows in _over_seeds(trained.agreement, measure).values()]
 
 
 def study_figure(scores: Sequence[Score]) -> Figure:
@@ -108,21 +137,16 @@ def study_figure(scores: Sequence[Score]) -> Figure:
     return Figure("Downstream", plot_arms(lines, title), caption)
 
 
-def write_study(path: Path, found: Found, test: Images) -> None:
-    """One row per arm and held-out case: `arm,size,seed,case,patient` and all values."""
-    names = list(dict.fromkeys(name for rows in found.values() for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "size", "seed", "case", "patient", *names])
-    for arm, rows in found.items():
-        for case, row in zip(test.cases, rows, strict=True):
-            writer.writerow([arm.name, arm.size, arm.seed, case.case, case.patient, *(repr(row[n]) if n in row else "" for n in names)])
-    write_text(path, text.getvalue())
-
-
-def measure_of(found: Found) -> str:
-    """ "dice" or "error"."""
-    return "dice" if any("dice" in row for rows in found.values() for row in rows) else "error"
+def write_study(path: Path, trained: Trained) -> None:
+    """One row per arm and judged case: `arm,size,seed,part,case,patient` and all values; `part` is "held_out" or "generated"."""
+    parts = [("held_out", trained.test, trained.found), ("generated", trained.generated, trained.agreement)]
+    names = list(dict.fromkeys(name for _, _, found in parts for rows in found.values() for row in rows for name in row))
+    table: list[tuple[object, ...]] = [("arm", "size", "seed", "part", "case", "patient", *names)]
+    for part, images, found in parts:
+        for arm, rows in found.items():
+            cases = zip(images.cases, rows, strict=True)
+            table += [(arm.name, arm.size, arm.seed, part, case.case, case.patient, *map(row.get, names)) for case, row in cases]
+    write_csv(path, table)
 
 
 def _over_seeds(found: Found, measure: str) -> dict[tuple[str, int], np.ndarray]:

@@ -1,14 +1,12 @@
 """The evaluation of an autoencoder, of a generated cohort, or of both: all scores, and the page that shows them."""
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from medldm.files import atomic, read_yaml, write_text
+from medldm.files import atomic, read_yaml, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.models.autoencoder import Autoencoder
 from medldm.report.downstream import Study, study_figure, study_scores, write_study
@@ -77,10 +75,10 @@ class Evaluation:
         rows = [case_values(model, held_out, i, self.judged) for i in progress(range(len(held_out)), "reconstructing")] if model else []
         scores = reconstruction_scores(rows, held_out.patients, self.seed)
         scores += list(progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
-        trained = self.study.run(held_out, out / "downstream", progress) if self.study else {}
         if self.study:
-            scores += study_scores(trained, held_out, self.study.labelled, self.seed)
-            write_study(out / "downstream.csv", trained, held_out)
+            trained = self.study.run(held_out, out / "downstream", progress)
+            scores += study_scores(trained, self.study.labelled, self.seed)
+            write_study(out / "downstream.csv", trained)
         made, real = synthesis.values() if synthesis else ([], [])
         write_scores(out / "metrics.csv", scores, f"split {self.split} of cohort {held_out.cohort.fingerprint()[:12]}")
         generated = synthesis.generated if synthesis else held_out
@@ -154,10 +152,8 @@ def _lead(evaluation: Evaluation) -> str:
 def _write_cases(path: Path, parts: Sequence[tuple[str, Images, Sequence[Values]]]) -> None:
     """One row per case and part; a cell is empty where a value does not apply."""
     names = list(dict.fromkeys(name for _, _, rows in parts for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "case", "patient", *names])
+    table = [("part", "case", "patient", *names)]
     for part, images, rows in parts:
         for case, row in zip(images.cases if rows else (), rows, strict=True):
-            writer.writerow([part, case.case, case.patient, *(repr(row[name]) if name in row else "" for name in names)])
-    write_text(path, text.getvalue())
+            table.append((part, case.case, case.patient, *map(row.get, names)))
+    write_csv(path, table)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from medldm.metrics.conditions import ConditionFidelity, correlation, volume_pai
 from medldm.metrics.distribution import FeatureDistance, IntensityDistance, intensity_edges, intensity_histograms
 from medldm.metrics.diversity import Diversity
 from medldm.metrics.features import Features, Haar
-from medldm.metrics.nearest import NearestTraining, copy_threshold
+from medldm.metrics.nearest import Likeness, NearestTraining
 from medldm.metrics.plausibility import Plausibility
 from medldm.metrics.temporal import TemporalConsistency
 from medldm.report.html import Figure, Figures
@@ -42,6 +43,11 @@ class Synthesis:
     features: Sequence[Features] = (Haar(),)
     series: bool = False
 
+    @cached_property
+    def likeness(self) -> Likeness | None:
+        """How much the images look like the training images, worked out once."""
+        return NearestTraining(self.training).likeness(self.generated, self.held_out) if self.training else None
+
     def scores(self) -> Iterator[Score]:
         """All scores; `..._real` is the same measure of real against real (training against held-out cases)."""
         part = self.training.take(len(self.generated), self.seed) if self.training else None
@@ -56,8 +62,8 @@ class Synthesis:
         if part:
             yield from _real(IntensityDistance(self.seed)(part, self.held_out))
         yield from Diversity(seed=self.seed)(self.generated, self.held_out)
-        if self.training:
-            yield from NearestTraining(self.training, self.seed)(self.generated, self.held_out)
+        if self.training and self.likeness:
+            yield from NearestTraining(self.training, self.seed).scores(self.likeness, self.generated, self.held_out)
         yield from Plausibility(self.seed)(self.generated, self.held_out)
         yield from ConditionFidelity(self.seed)(self.generated, self.training or self.held_out)
 
@@ -65,12 +71,11 @@ class Synthesis:
         """Values of each generated and of each held-out case."""
         generated: list[Values] = [{} for _ in self.generated.cases]
         held_out: list[Values] = [{} for _ in self.held_out.cases]
-        if self.training and len(self.held_out) > 1:
-            found, real = NearestTraining(self.training, self.seed).similarities(self.generated, self.held_out)
-            threshold = copy_threshold(real)
-            for row, value in zip(generated, found, strict=True):
-                row |= {"nearest_train": float(value), "copy": float(value > threshold)}
-            for row, value in zip(held_out, real, strict=True):
+        if self.likeness:
+            threshold = self.likeness.threshold
+            for row, value in zip(generated, self.likeness.generated.max(1), strict=True):
+                row |= {"nearest_train": float(value)} | ({"copy": float(value > threshold)} if np.isfinite(threshold) else {})
+            for row, value in zip(held_out, self.likeness.held_out.max(1), strict=True):
                 row["nearest_train"] = float(value)
         for pair in volume_pairs(self.generated):
             for index, asked, found in zip(pair.cases, pair.requested, pair.measured, strict=True):
@@ -79,10 +84,10 @@ class Synthesis:
 
     def _nearest(self) -> list[Figures]:
         """The generated cases most like a training case, above that case."""
-        if not self.training:
+        if not self.training or not self.likeness:
             return []
         figures = []
-        for made, real, likeness in NearestTraining(self.training, self.seed).pairs(self.generated, SHOWN_PAIRS):
+        for made, real, likeness in self.likeness.closest(SHOWN_PAIRS):
             pair = stored_picture(self.generated, made), stored_picture(self.training, real)
             figures.append(Figure("", mosaic([[p] for p in pair], names=("generated", "nearest training case")), f"correlation {likeness:.3f}"))
         caption = f"The {len(figures)} generated cases that are most like a training case, each above that case."

@@ -50,6 +50,8 @@ MEANING = {
     "volume_w1_": "Wasserstein-1 distance between the volumes of generated and held-out cases.",
     "downstream_gain": "What the generated cases add to as many real ones: paired difference on held-out patients, positive is better.",
     "downstream_synthetic_over_real": "Dice (or error) of a network trained on generated cases alone, over that of one trained on real ones.",
+    "downstream_agreement_dice": "Dice between generated label maps and those that a network trained on real cases finds in the generated images.",
+    "downstream_agreement_error": "Error of a network trained on real cases when it predicts the covariates of generated images.",
     "downstream_": "Dice (or error) on held-out patients of a network trained on these cases.",
     "fidelity_r_": "Correlation of requested and measured. Beside it: of the measuring model on real cases.",
     "fidelity_error_": "Mean absolute difference, relative to requested.",

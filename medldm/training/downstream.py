@@ -1,6 +1,7 @@
 """The trainings of a downstream study, and what each network says of real patients that were held out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -144,24 +145,27 @@ class Mixed(Dataset):
         return self.first[key] if slot < self.slots else self.second[step, slot - self.slots]
 
 
-def run_arm(task: Task, arm: Arm, test: Images, root: Path) -> list[Values]:
-    """Train one arm and judge it on held-out cases; one that is finished is read from its folder, one that was stopped goes on.
+def run_arm(task: Task, arm: Arm, judged: Mapping[str, Images], root: Path) -> dict[str, list[Values]]:
+    """Train one arm and judge it on every case of some groups; one that is finished is read from its folder, one that was stopped goes on.
 
     Args:
         task: what is learnt.
         arm: on what.
-        test: held-out real cases.
+        judged: cases that it was not trained on, by name.
         root: folder of the arm.
+
+    Returns:
+        Values of each case, by the same names.
     """
     path = root / "values.json"
     if not path.is_file():
         module = task.module(arm.seed)
         fit(module, task.dataset(arm), None, root, [], lambda line: None)
         model = module.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        write_json(path, {"values": [task.judge(model, test, index) for index in range(len(test))]})
+        write_json(path, {name: [task.judge(model, images, index) for index in range(len(images))] for name, images in judged.items()})
         for checkpoint in (root / "checkpoints").glob("*.ckpt"):
             checkpoint.unlink()
-    return read_json(path)["values"]
+    return read_json(path)
 
 
 def target_of(name: str, train: Cohort) -> Target:

@@ -178,10 +178,11 @@ def test_a_downstream_study_compares_arms_patient_by_patient(made, tmp_path):
     root, _ = made
     study = Downstream(sizes=(3, 6), seeds=2, widths=(8, 16), training=QUICK)
     report = evaluate(tmp_path / "out", root / "real", generated=root / "generated", downstream=study)
-    rows, arms = read_metrics(tmp_path / "out"), defaultdict(list)
+    rows, arms, agreements = read_metrics(tmp_path / "out"), defaultdict(list), []
     with open(tmp_path / "out" / "downstream.csv", newline="") as stream:
         for row in csv.DictReader(stream):
-            arms[row["arm"], int(row["size"]), row["patient"]].append(float(row["dice"]))
+            made_up = row["part"] == "generated"
+            (agreements if made_up else arms[row["arm"], int(row["size"]), row["patient"]]).append(float(row["dice"]))
     assert {key[:2] for key in arms} == {("real", 3), ("real", 6), ("both", 3), ("both", 6), ("synthetic", 0)} and len(arms) == 5 * 5
     means = {key: np.mean(values) for key, values in arms.items() if len(values) == 2}
     patients = {key[2] for key in means}
@@ -189,6 +190,7 @@ def test_a_downstream_study_compares_arms_patient_by_patient(made, tmp_path):
     assert float(rows["downstream_gain_n3"]["value"]) == pytest.approx(gain)
     ratio = np.mean([means["synthetic", 0, p] for p in patients]) / np.mean([means["real", 6, p] for p in patients])
     assert float(rows["downstream_synthetic_over_real"]["value"]) == pytest.approx(ratio)
+    assert float(rows["downstream_agreement_dice"]["value"]) == pytest.approx(np.mean(agreements)) and len(agreements) == 2 * 5
     assert "unfair: the generator saw label maps of 6 patients" in rows["downstream_gain_n3"]["on"]
     assert "unfair" not in rows["downstream_gain_n6"]["on"] + rows["downstream_dice_real_n3"]["on"]
     assert "mean of 2 trainings" in rows["downstream_dice_synthetic"]["on"] and rows["downstream_dice_synthetic"]["n"] == "5"
@@ -202,7 +204,7 @@ def test_a_covariate_can_be_the_task(made, tmp_path):
     rows = read_metrics(tmp_path / "out")
     real, both = (float(rows[f"downstream_error_{arm}_n6"]["value"]) for arm in ("real", "both"))
     assert float(rows["downstream_gain_n6"]["value"]) == pytest.approx(real - both)
-    assert {"downstream_error_synthetic", "downstream_synthetic_over_real"} <= set(rows)
+    assert {"downstream_error_synthetic", "downstream_synthetic_over_real", "downstream_agreement_error"} <= set(rows)
 
 
 def test_an_unfair_or_impossible_study_is_refused(made, tmp_path):

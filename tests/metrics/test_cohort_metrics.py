@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.metrics.base import centre_crop, common_size
 from medldm.metrics.diversity import Diversity
+from medldm.metrics.features import Haar
 from medldm.metrics.nearest import SMOOTHING, NearestTraining, copy_threshold
 from medldm.metrics.paired import ms_ssim
 from medldm.metrics.segmentation import cohort_volumes, dice, label_volumes
@@ -67,7 +68,7 @@ def test_copies_are_found_and_new_images_are_not(store, shape):
 
 def test_similarity_is_the_pearson_correlation_of_smoothed_images(store):
     a, b = noise(2)
-    found, _ = NearestTraining(store([a], name="t")).similarities(store([b], name="g"), store([a, b], name="r"))
+    found = NearestTraining(store([a], name="t")).likeness(store([b], name="g"), store([a, b], name="r")).generated.max(1)
     smooth_a, smooth_b = (gaussian_filter(image, SMOOTHING, axes=(-3, -2, -1)) for image in (a, b))
     assert found[0] == pytest.approx(np.corrcoef(smooth_a.ravel(), smooth_b.ravel())[0, 1], abs=1e-5)
 
@@ -78,8 +79,26 @@ def test_less_noise_makes_no_copy(store):
     anatomy = anatomy / anatomy.std()
     smooth = [anatomy] * 12
     noisy = [anatomy + n / n.std() for n in noise(12, (24, 24, 24), seed=5)]
-    found, real = NearestTraining(store(noisy[:6], name="t")).similarities(store(smooth[6:9], name="g"), store(noisy[9:], name="r"))
-    assert abs(found.mean() - real.mean()) < 0.1
+    found = NearestTraining(store(noisy[:6], name="t")).likeness(store(smooth[6:9], name="g"), store(noisy[9:], name="r"))
+    assert abs(found.generated.max(1).mean() - found.held_out.max(1).mean()) < 0.1
+
+
+def test_closest_pairs_come_most_alike_first_and_few_held_out_cases_leave_no_threshold(store):
+    training, new = noise(4), noise(2, seed=2)
+    found = NearestTraining(store(training, name="t")).likeness(store([*new, training[3]], name="g"), store(new[:1], name="r"))
+    (made, real, value), *others = found.closest(3)
+    assert (made, real) == (2, 3) and value == pytest.approx(1, abs=1e-5)
+    assert value > others[0][2] > others[1][2] and np.isnan(found.threshold)
+
+
+def test_a_part_shares_what_was_worked_out_for_the_whole(store):
+    whole = store(noise(7), name="t")
+    features = Haar()
+    everything = features.cases(whole)
+    part = whole.take(4, seed=3)
+    whole.image = part.image = None  # nothing is read again
+    positions = [whole.cases.index(case) for case in part.cases]
+    assert len(part) == 4 and np.array_equal(features.cases(part), everything[positions])
 
 
 def test_the_threshold_leaves_room_for_a_copy_however_alike_patients_are():

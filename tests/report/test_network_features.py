@@ -20,7 +20,7 @@ class Counted(SimpleNamespace):
 def images():
     rng = np.random.default_rng(0)
     arrays = [rng.uniform(-1, 1, (1, *shape)).astype(np.float32) for shape in SHAPES]
-    return Counted(image=arrays.__getitem__, features={}, cohort=SimpleNamespace(root=SimpleNamespace(name="c"))), arrays
+    return Counted(image=arrays.__getitem__, features={}, part_of=None, cohort=SimpleNamespace(root=SimpleNamespace(name="c"))), arrays
 
 
 class MeanOfSlices(FeatureNet):

@@ -60,11 +60,11 @@ def test_a_network_learns_to_segment_and_a_finished_arm_is_not_trained_again(rea
     settings = Downstream(seeds=1, widths=(16, 32), training=LEARNS, augment=Augment())
     task, test = Segmentation(settings, real, real), Images(phantom_cohort.split("test"))
     arm = Arm("both", len({case.patient for case in real}), 0)
-    values = run_arm(task, arm, test, tmp_path)
-    assert np.mean([row["dice_brain"] for row in values]) > 0.8
-    assert {"dice", "hd95_brain", "surface_dice_brain", "volume_error_brain"} <= set(values[0])
+    values = run_arm(task, arm, {"held_out": test}, tmp_path)
+    assert np.mean([row["dice_brain"] for row in values["held_out"]]) > 0.8
+    assert {"dice", "hd95_brain", "surface_dice_brain", "volume_error_brain"} <= set(values["held_out"][0])
     task.module = None  # would be called to train
-    assert run_arm(task, arm, test, tmp_path) == values and not list((tmp_path / "checkpoints").glob("*"))
+    assert run_arm(task, arm, {"held_out": test}, tmp_path) == values and not list((tmp_path / "checkpoints").glob("*"))
 
 
 def test_targets_are_numbers_or_categories():
@@ -79,7 +79,7 @@ def test_a_network_learns_to_predict_a_covariate(real, phantom_cohort, tmp_path)
     name = next(key for key in sorted(real.covariates) if key.startswith("volume_"))
     task = Covariate(Downstream(covariate=name, widths=(8, 16), training=LEARNS, augment=Augment()), real, real)
     test = Images(phantom_cohort.split("test"))
-    errors = [row["error"] for row in run_arm(task, Arm("real", len(real), 0), test, tmp_path)]
+    errors = [row["error"] for row in run_arm(task, Arm("real", len(real), 0), {"test": test}, tmp_path)["test"]]
     usual = target_of(name, real)
     assert np.mean(errors) < 1.5 * np.mean([abs(case.covariates[name] - usual.mean) for case in test.cases])
 
