@@ -23,7 +23,7 @@ from medldm.report.synthesis import Synthesis
 from medldm.report.tables import sources
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
-from medldm.training.study import Downstream
+from medldm.training.study import Downstream, comparable
 
 OUTPUTS = ("metrics.csv", "cases.csv", "report.html")
 
@@ -128,7 +128,7 @@ def _open(
         raise UserError(f"{reference} has no usable case in the split {split!r}.", "Give another --split, or prepare the cohort with one.")
     judged.check(held_out)
     model = _autoencoder(autoencoder, held_out) if autoencoder else None
-    synthetic = _comparable(Cohort.load(generated), real) if generated else None
+    synthetic = comparable(Cohort.load(generated), real) if generated else None
     if not independent:
         _refuse_strangers(real, synthetic, autoencoder)
     synthesis = None
@@ -183,22 +183,6 @@ def _refuse_strangers(real: Cohort, synthetic: Cohort | None, autoencoder: Path 
             found = f"{folder} goes back to another cohort ({str(origin)[:12]}) than {real.root} ({real.fingerprint()[:12]})"
             fix = "Give the cohort that it was trained on, or --independent true if they share no patient."
             raise UserError(f"{found}; it may have seen these patients.", fix)
-
-
-def _comparable(generated: Cohort, real: Cohort) -> Cohort:
-    """The generated cohort, if its images mean the same as the real ones."""
-    if not generated.synthetic:
-        raise UserError(f"{generated.root} holds real images.", "Give a cohort made by `medldm generate` as --generated.")
-    if not any(case.status == "ok" for case in generated):
-        raise UserError(f"{generated.root} has no usable case.", "Generate some, or look at the column `reason` of its cohort.csv.")
-    for what in ("unit", "labels"):
-        ours, theirs = getattr(generated, what), getattr(real, what)
-        if ours != theirs:
-            raise UserError(
-                f"{generated.root}/cohort.json and {real.root}/cohort.json differ in {what}: {ours!r} and {theirs!r}.",
-                "Give the cohort that the generator was trained on as --reference.",
-            )
-    return generated
 
 
 def _autoencoder(root: Path, images: Images) -> Autoencoder:

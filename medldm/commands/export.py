@@ -12,11 +12,21 @@ from medldm.data.exporting import exportable, write_msd, write_nnunet
 from medldm.errors import UserError
 from medldm.run import Run
 from medldm.tracking import tracked
+from medldm.training.study import training_set
 
 PREFIXES = {"nnunet": "Dataset", "msd": "Task"}
 
 
-def export(cohort: Path, out: Path, format: Literal["nnunet", "msd"], dataset: int = 501, name: str = "Cohort") -> Path:
+def export(
+    cohort: Path,
+    out: Path,
+    format: Literal["nnunet", "msd"],
+    dataset: int = 501,
+    name: str = "Cohort",
+    synthetic: Path | None = None,
+    patients: int | None = None,
+    seed: int = 0,
+) -> Path:
     """Write a cohort in the layout of nnU-Net v2 or of the Medical Segmentation Decathlon.
 
     Patients, splits and covariates stand in covariates.csv, so that `prepare` reads back what was written. An interrupted export
@@ -28,6 +38,9 @@ def export(cohort: Path, out: Path, format: Literal["nnunet", "msd"], dataset: i
         format: nnunet or msd.
         dataset: number of the data set, 1 to 999.
         name: name of the data set, letters and digits.
+        synthetic: a generated cohort, whose cases become training cases beside the real ones.
+        patients: real training patients, the same as in the arms of `evaluate --downstream` with this seed; 0 for none, all by default.
+        seed: chooses them.
 
     Returns:
         The folder of the data set.
@@ -35,16 +48,21 @@ def export(cohort: Path, out: Path, format: Literal["nnunet", "msd"], dataset: i
     Raises:
         UserError: an argument is wrong, the cohort cannot be written in this layout, or the folder holds something else.
     """
+    arguments = {key: value for key, value in locals().items() if key != "out"}
     if not 1 <= dataset <= 999 or not re.fullmatch(r"[A-Za-z0-9]+", name):
         raise UserError(f"dataset={dataset}, name={name!r}: a number from 1 to 999 and a name of letters and digits were expected.")
     cohort, out = Path(cohort), Path(out)
     if out.resolve().is_relative_to(cohort.resolve()):
         raise UserError(f"{out} lies inside the cohort {cohort}.", "Give a folder beside it as --out.")
     whole = Cohort.load(cohort)
-    usable = exportable(whole, format == "nnunet")
     reads = {"cohort": whole.fingerprint()}
+    if synthetic is not None or patients is not None:
+        made = Cohort.load(synthetic) if synthetic else None
+        reads |= {"synthetic": made.fingerprint()} if made else {}
+        whole = training_set(whole, patients, seed, made)
+    usable = exportable(whole, format == "nnunet")
     folder = out / f"{PREFIXES[format]}{dataset:03d}_{name}"
-    run = Run.claim(out, "export", dict(cohort=cohort, format=format, dataset=dataset, name=name), reads)
+    run = Run.claim(out, "export", arguments, reads)
     if run.finished:
         print(f"{folder} is written already.")
         return folder

@@ -17,6 +17,8 @@ from medldm.errors import UserError
 from medldm.files import atomic, write_csv, write_json
 from medldm.volume import Volume, read_volume, write_volume
 
+FOLDS = 5  # nnU-Net's own number
+
 
 def exportable(cohort: Cohort, labelled: bool) -> Cohort:
     """The usable cases.
@@ -66,7 +68,6 @@ def write_nnunet(cohort: Cohort, root: Path, name: str, done: Callable[[Case], N
         count = _write_channels(cohort, case, root / f"images{part}")
         _write_label(cohort, case, root / f"labels{part}/{case.case}.nii.gz", values)
         done(case)
-    train = {split: [case.case for case in cohort if case.split == split] for split in ("train", "val")}
     about = {
         "channel_names": {str(channel): "CT" if cohort.unit == "HU" else "noNorm" for channel in range(count)},
         "labels": {"background": 0, **{structure: value for value, structure in _names(cohort).items()}},
@@ -74,10 +75,29 @@ def write_nnunet(cohort: Cohort, root: Path, name: str, done: Callable[[Case], N
         "file_ending": ".nii.gz",
         **_told(cohort, name, count),
     }
-    if all(train.values()):
-        write_json(root / "splits_final.json", [train])
+    if splits := folds(cohort):
+        write_json(root / "splits_final.json", splits)
     write_csv(root / "covariates.csv", _table(cohort))
     write_json(root / "dataset.json", about)  # last: with it the folder is a data set
+
+
+def folds(cohort: Cohort) -> list[dict[str, list[str]]]:
+    """Training and validation cases for cross-validation, by patient: nnU-Net's own folds would part the scans of a patient.
+
+    The split "val" is the one fold where there is one, else real training patients are cut into five; generated cases are always
+    for training. Empty with fewer than five real patients, or none to train on.
+    """
+    train, val = cohort.split("train"), cohort.split("val")
+    if len(val):
+        return [{"train": [case.case for case in train], "val": [case.case for case in val]}] if len(train) else []
+    people = train.where(lambda case: not _generated(cohort, case)).people
+    owners = [set(people[number::FOLDS]) for number in range(FOLDS)] if len(people) >= FOLDS else []
+    return [{name: [c.case for c in train if (c.person in mine) == (name == "val")] for name in ("train", "val")} for mine in owners]
+
+
+def _generated(cohort: Cohort, case: Case) -> bool:
+    """True for cases that were added to a real cohort, whose paths are whole."""
+    return cohort.synthetic or Path(case.image).is_absolute()
 
 
 def write_msd(cohort: Cohort, root: Path, name: str, done: Callable[[Case], None] = lambda case: None) -> None:
@@ -136,8 +156,16 @@ def _consecutive(cohort: Cohort) -> dict[int, int]:
 def _told(cohort: Cohort, name: str, count: int) -> dict[str, Any]:
     """What `dataset.json` says beyond its layout: readers of the layouts pass over keys that they do not know."""
     contrasts = [str(contrast) for contrast in cohort.facts.get("contrasts") or []]
+    made = sum(_generated(cohort, case) for case in cohort)
     text = f"{'Synthetic cohort' if cohort.synthetic else 'Cohort'} of {len(cohort)} cases, written by medldm."
-    told = {"name": name, "description": text, "synthetic": cohort.synthetic, "unit": cohort.unit, "fingerprint": cohort.fingerprint()}
+    told = {
+        "name": name,
+        "description": text,
+        "synthetic": cohort.synthetic,
+        "generated": made,
+        "unit": cohort.unit,
+        "fingerprint": cohort.fingerprint(),
+    }
     return told | ({"contrasts": contrasts} if len(contrasts) == count else {})
 
 

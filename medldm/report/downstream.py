@@ -13,7 +13,7 @@ from medldm.metrics.bootstrap import summarise
 from medldm.report.html import Figure
 from medldm.report.plots import plot_arms
 from medldm.report.reconstruction import Values
-from medldm.training.study import Arm, Downstream
+from medldm.training.study import Arm, Downstream, own_labels
 
 Found = dict[Arm, list[Values]]
 
@@ -59,9 +59,8 @@ class Study:
     @classmethod
     def of(cls, settings: Downstream, real: Cohort, synthetic: Cohort) -> "Study":
         """A study on the split "train" of a cohort; for segmentation without cases whose label maps are predicted or missing."""
-        predicted = set(real.facts.get("predicted_labels", ()))
         train = real.split("train")
-        known = train.where(lambda case: bool(case.label) and case.case not in predicted)
+        known = own_labels(train)
         return cls(settings, train if settings.covariate else known, synthetic, len(known.people))
 
     def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Trained:

@@ -1,6 +1,6 @@
 """Settings and arms of a downstream study. No Lightning here: the signature of `evaluate` imports it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medldm.cohort import Cohort
 from medldm.data.steps.torchio_augment import ORDINARY, Augment
@@ -81,6 +81,67 @@ class Downstream:
             for seed in range(self.seeds)
             for arm in (*(Arm(name, size, seed) for size in sizes for name in ("real", "both")), Arm("synthetic", 0, seed))
         ]
+
+
+def own_labels(real: Cohort) -> Cohort:
+    """The cases whose label maps are not predicted by `annotate`, and not missing."""
+    predicted = set(real.facts.get("predicted_labels", ()))
+    return real.where(lambda case: bool(case.label) and case.case not in predicted)
+
+
+def training_set(real: Cohort, patients: int | None, seed: int, synthetic: Cohort | None) -> Cohort:
+    """The cases of an arm, for other software: real ones of the splits train (some), val and test, and generated ones as training cases.
+
+    Args:
+        real: where it has structures, cases with label maps of their own are taken.
+        patients: real training patients, those of the arm with this seed; None for all.
+        seed: of the arm.
+        synthetic: generated cases, or None.
+
+    Returns:
+        A cohort that is not stored; images of generated cases have whole paths.
+
+    Raises:
+        UserError: so many patients are not there, the cohorts differ in unit or labels, or a case stands in both.
+    """
+    usable = real.where(lambda case: case.status == "ok")
+    known = own_labels(usable) if real.labels else usable
+    train = known.split("train")
+    if patients is not None and not 0 <= patients <= len(train.people):
+        raise UserError(f"patients={patients}: {real.root} has {len(train.people)} training patients with label maps of their own.")
+    train = train if patients is None else chosen(train, patients, seed)
+    made = [
+        replace(case, split="train", image=_whole(synthetic, case.image), label=_whole(synthetic, case.label))
+        for case in (comparable(synthetic, real) if synthetic else ())
+        if synthetic and case.status == "ok"
+    ]
+    if clash := {case.case for case in made} & {case.case for case in known}:
+        raise UserError(f"{min(clash)!r} is a case of {real.root} and of the generated cohort.", "Rename it in the source and prepare that again.")
+    return replace(real, cases=(*train, *made, *known.split("val"), *known.split("test")))
+
+
+def _whole(cohort: Cohort, relative: str) -> str:
+    return str(cohort.path(relative).resolve()) if relative else ""
+
+
+def comparable(generated: Cohort, real: Cohort) -> Cohort:
+    """The generated cohort, if its images mean the same as the real ones.
+
+    Raises:
+        UserError: it is not synthetic, is empty, or differs in unit or labels.
+    """
+    if not generated.synthetic:
+        raise UserError(f"{generated.root} holds real images.", "Give a cohort made by `medldm generate`.")
+    if not any(case.status == "ok" for case in generated):
+        raise UserError(f"{generated.root} has no usable case.", "Generate some, or look at the column `reason` of its cohort.csv.")
+    for what in ("unit", "labels"):
+        ours, theirs = getattr(generated, what), getattr(real, what)
+        if ours != theirs:
+            raise UserError(
+                f"{generated.root}/cohort.json and {real.root}/cohort.json differ in {what}: {ours!r} and {theirs!r}.",
+                "Give the cohort that the generator was trained on.",
+            )
+    return generated
 
 
 def chosen(real: Cohort, size: int, seed: int) -> Cohort:

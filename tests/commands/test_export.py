@@ -15,6 +15,7 @@ from medldm.data.layouts import find_cases
 from medldm.data.storing import write_case
 from medldm.errors import UserError
 from medldm.files import read_json
+from medldm.training.study import chosen
 from medldm.volume import Volume, read_volume
 
 
@@ -26,8 +27,8 @@ def one_store(tmp_path_factory):
         yield
 
 
-def small_cohort(root, channels=2, labels=None, labelled=True, splits=("train", "val", "test", "test"), **facts) -> Cohort:
-    """Four cases of three patients with random voxels; label values as given."""
+def small_cohort(root, channels=2, labels=None, labelled=True, splits=("train", "val", "test", "test"), patients="0122", **facts) -> Cohort:
+    """Cases with random voxels, four of three patients by default; label values as given."""
     labels = {1: "organ", 2: "lesion"} if labels is None else labels
     generator = torch.Generator().manual_seed(0)
     affine = np.diag([2.0, 1.5, 3.0, 1.0])
@@ -36,7 +37,7 @@ def small_cohort(root, channels=2, labels=None, labelled=True, splits=("train", 
         image = Volume(torch.rand(channels, 4, 5, 6, generator=generator) * 2 - 1, affine)
         values = torch.tensor([0, *labels], dtype=torch.float32)
         label = Volume(values[torch.randint(len(values), (1, 4, 5, 6), generator=generator)], affine, "label") if labelled else None
-        patient = f"p{min(number, 2)}"
+        patient = f"p{patients[number]}"
         covariates = {"age": 40.5 + number, "sex": "F" if number else None}
         cases.append(write_case(root, f"c{number}", image, label, labels if labelled else {}, patient, split, covariates))
     bad = Case("broken", "p9", "", "", status="unreadable", reason="x")
@@ -192,3 +193,53 @@ def test_it_continues_and_never_overwrites(tmp_path, capsys):
     (tmp_path / "mine/thesis.txt").write_text("x")
     with pytest.raises(UserError, match="already holds other files"):
         export(tmp_path / "c", tmp_path / "mine", "msd")
+
+
+def generated_cohort(root, count=3, **changes) -> Cohort:
+    """Generated cases of the same structures, without a split."""
+    made = small_cohort(root, splits=("",) * count)
+    cases = tuple(replace(case, case=f"synthetic-{n}", patient=f"synthetic-{n}") for n, case in enumerate(made.split("")))
+    made = replace(made, **{"cases": cases, "synthetic": True} | changes)
+    made.save()
+    return made
+
+
+def test_the_arms_of_a_study_can_be_trained_elsewhere(tmp_path):
+    """Real patients as the study chooses them, generated cases for training only, folds by patient."""
+    cohort, made = small_cohort(tmp_path / "c", splits=("train",) * 12 + ("test",) * 2, patients="00112233445567"), generated_cohort(tmp_path / "g")
+    arm = export(tmp_path / "c", tmp_path / "both", "nnunet", synthetic=tmp_path / "g", patients=5, seed=1)
+    real = {case.case for case in chosen(cohort.split("train"), 5, 1)}
+    assert {path.name[: -len(".nii.gz")] for path in (arm / "labelsTr").iterdir()} == real | {case.case for case in made}
+    assert {path.name for path in (arm / "labelsTs").iterdir()} == {"c12.nii.gz", "c13.nii.gz"}
+    for case in made:
+        assert torch.equal(read_volume(arm / f"labelsTr/{case.case}.nii.gz", "label").data, read_volume(made.path(case.label), "label").data)
+    patients = {case.case: case.patient for case in cohort}
+    folds = json.loads((arm / "splits_final.json").read_text())
+    assert len(folds) == 5 and sorted(case for fold in folds for case in fold["val"]) == sorted(real)
+    for fold in folds:
+        assert {*fold["train"], *fold["val"]} == real | {case.case for case in made} and not {*fold["train"]} & {*fold["val"]}
+        assert not {patients.get(case) for case in fold["train"]} & {patients[case] for case in fold["val"]}
+    assert read_json(arm / "dataset.json")["generated"] == 3 and read_json(arm / "dataset.json")["numTraining"] == 13
+    alone = export(tmp_path / "c", tmp_path / "alone", "nnunet", synthetic=tmp_path / "g", patients=0)
+    assert {path.name[: -len(".nii.gz")] for path in (alone / "labelsTr").iterdir()} == {case.case for case in made}
+
+
+def test_predicted_label_maps_are_not_exported_as_an_arm(tmp_path):
+    cohort = small_cohort(tmp_path / "c", splits=("train", "train", "test"), predicted_labels=["c0"])
+    arm = export(cohort.root, tmp_path / "out", "nnunet", patients=1)
+    assert [path.name for path in (arm / "labelsTr").iterdir()] == ["c1.nii.gz"]
+    with pytest.raises(UserError, match="has 1 training patients"):
+        export(cohort.root, tmp_path / "more", "nnunet", patients=2)
+
+
+def test_a_generated_cohort_that_does_not_fit_is_refused(tmp_path):
+    cohort = small_cohort(tmp_path / "c")
+    made = generated_cohort(tmp_path / "g")
+    for changes, message in (({"synthetic": False}, "holds real images"), ({"labels": {1: "organ", 2: "other"}}, "differ in labels")):
+        replace(made, **changes).save()
+        with pytest.raises(UserError, match=message):
+            export(cohort.root, tmp_path / "out", "nnunet", synthetic=made.root)
+    clash = tuple(replace(case, case=name, patient=name) for case, name in zip(made, ("c0", "c1", "c2"), strict=True))
+    replace(made, cases=clash).save()
+    with pytest.raises(UserError, match="'c0' is a case of"):
+        export(cohort.root, tmp_path / "out", "nnunet", synthetic=made.root)
