@@ -49,7 +49,7 @@ def test_the_phantom_presets_are_what_the_demo_does():
     from medldm.commands.demo import PHANTOM_SETTINGS
     from medldm.run import plain
 
-    for name, settings in zip(("train_autoencoder", "train_diffusion"), PHANTOM_SETTINGS, strict=True):
+    for name, settings in zip(("train_autoencoder", "train_diffusion", "train_features"), PHANTOM_SETTINGS, strict=True):
         preset = CONFIGS / "phantom" / f"{name}.yaml"
         given = arguments_of(command_of(preset), ["--config", str(preset), *required(preset)])
         assert {key: plain(given[key]) for key in settings} == plain(settings)

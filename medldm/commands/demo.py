@@ -12,6 +12,7 @@ from medldm.commands.generate import generate
 from medldm.commands.prepare import prepare
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
+from medldm.commands.train_features import train_features
 from medldm.data.phantom import write_phantoms
 from medldm.errors import UserError
 from medldm.files import atomic
@@ -20,7 +21,7 @@ from medldm.models.nets import UNet
 from medldm.tracking import chain
 from medldm.training.options import Training
 
-#: Of train_autoencoder and train_diffusion on the embedded phantoms; configs/phantom holds the same.
+#: Of train_autoencoder, train_diffusion and train_features on the embedded phantoms; configs/phantom holds the same.
 PHANTOM_SETTINGS = (
     dict(
         model=partial(LeanAutoencoder, widths=(32, 64)),
@@ -32,11 +33,15 @@ PHANTOM_SETTINGS = (
         conditions=["age", "lesion_volume", "sex", "volume_lesion", "volume_ventricles"],
         training=Training(steps=800, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03, validate_every=400),
     ),
+    dict(
+        training=Training(steps=120, batch=32, learning_rate=5e-3, other_learning_rate=5e-3, validate_every=60),
+        crop=(24, 24, 24),
+    ),
 )
 
 
 def demo(out: Path, source: Path | None = None, covariates: Path | None = None, count: int | None = None, seed: int = 0) -> Path:
-    """Run check, prepare, train-autoencoder, cache-latents, train-diffusion, generate and evaluate in order.
+    """Run check, prepare, train-autoencoder, cache-latents, train-diffusion, generate, train-features and evaluate in order.
 
     Without a source the embedded head phantoms are used, with settings for minutes instead of tens of minutes. Stopped
     anywhere, the same command continues; finished steps are not repeated.
@@ -55,7 +60,7 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
         raise UserError(f"count={count}: at least 1 is needed.")
     started, out = time.monotonic(), Path(out)
     phantoms = source is None
-    autoencoder_settings, diffusion_settings = PHANTOM_SETTINGS if phantoms else ({}, {})
+    autoencoder_settings, diffusion_settings, features_settings = PHANTOM_SETTINGS if phantoms else ({}, {}, {})
     if source is None:
         source = out / "source"
         write_phantoms(source, patients=60, seed=seed)
@@ -72,8 +77,10 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
         train_diffusion(out / "latents", out / "diffusion", seed=seed, **diffusion_settings)
         _title(6, "generate")
         generate(out / "diffusion", count or (32 if phantoms else 64), out / "generated", seed=seed)
-        _title(7, "evaluate")
-        evaluated = evaluate(out / "evaluation", out / "cohort", generated=out / "generated", autoencoder=out / "autoencoder", seed=seed)
+        _title(7, "train-features")
+        train_features(out / "cohort", out / "features", seed=seed, **features_settings)
+        _title(8, "evaluate")
+        evaluated = evaluate(out / "evaluation", out / "cohort", out / "generated", out / "autoencoder", features=out / "features", seed=seed)
     report = out / "report.html"
     with atomic(report) as temporary:
         shutil.copyfile(evaluated, temporary)
@@ -82,4 +89,4 @@ def demo(out: Path, source: Path | None = None, covariates: Path | None = None, 
 
 
 def _title(number: int, name: str) -> None:
-    print(f"\n[{number}/7] {name}")
+    print(f"\n[{number}/8] {name}")
