@@ -20,14 +20,16 @@ class Sampler(ABC):
     """A solver of the probability-flow ODE.
 
     Args:
-        steps: intervals between t = 1 and t = 0.
+        steps: intervals between the first time and t = 0.
+        first: time at which the walk begins, in (0, 1]; below 1 where a first guess is known.
     """
 
     steps: int = 20
+    first: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps={self.steps}: at least one is needed.")
+        if self.steps < 1 or not 0 < self.first <= 1:
+            raise UserError(f"steps={self.steps}, first={self.first}: at least one step is needed, and a first time in (0, 1].")
 
     @abstractmethod
     def walk(self, denoise: Denoise, process: "Process", noise: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:
@@ -36,7 +38,7 @@ class Sampler(ABC):
         Args:
             denoise: (x_t, t [B]) -> clean estimate.
             process: the path that the denoiser was trained on.
-            noise: the state at t = 1 [B c i j k].
+            noise: the state at the first time [B c i j k].
             generator: for solvers that add noise on their way; deterministic ones ignore it.
         """
 
@@ -48,8 +50,8 @@ class Sampler(ABC):
         return x
 
     def times(self) -> Tensor:
-        """Uniform times from 1 to 0 [steps + 1], float64."""
-        return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+        """Uniform times from the first to 0 [steps + 1], float64."""
+        return torch.linspace(self.first, 0, self.steps + 1, dtype=torch.float64)
 
 
 def at(t: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Posteriors: denoisers that know measurements. An open interface: one file per method."""

@@ -1,0 +1,64 @@
+"""Measurements voxel by voxel: everything, or some of it."""
+
+import torch
+from torch import Tensor
+
+from medldm.errors import UserError
+from medldm.operators.base import LinearOperator
+
+
+class Identity(LinearOperator):
+    """y = x: noise is all that was added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `ForwardOperator`."""
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """See `LinearOperator`."""
+        return y
+
+
+class Inpainting(LinearOperator):
+    """y = m x: voxels outside of the mask are missing, and 0 in y.
+
+    Args:
+        mask: True where the image is known [I J K].
+
+    Raises:
+        UserError: nothing is known, or the mask does not say yes or no.
+    """
+
+    def __init__(self, mask: Tensor):
+        super().__init__()
+        if mask.ndim != 3 or mask.dtype != torch.bool or not mask.any():
+            raise UserError(f"The mask {tuple(mask.shape)} {mask.dtype} must be True at known voxels [I J K], and at one at least.")
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `ForwardOperator`."""
+        return x * self.mask
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """See `LinearOperator`."""
+        return y * self.mask
+
+
+class Scale(LinearOperator):
+    """y = s x, such as from the images of a network in [-1, 1] to attenuation per millimetre.
+
+    Args:
+        factor: s.
+    """
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `ForwardOperator`."""
+        return self.factor * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """See `LinearOperator`."""
+        return self.factor * y

@@ -1,0 +1,148 @@
+"""Posteriors against closed forms: a Gaussian latent with its exact denoiser, a linear and a nonlinear decoder."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from medldm.diffusion.posteriors.latent_daps import LatentDaps
+from medldm.diffusion.posteriors.latent_prox import LatentProx
+from medldm.diffusion.posteriors.measured import Measured, proximal
+from medldm.diffusion.process import Cosine, Flow, column
+from medldm.diffusion.samplers.euler import Euler
+from medldm.diffusion.samplers.renoise import Renoise
+from medldm.operators.base import LinearOperator
+from medldm.randomness import keyed
+
+LATENT, SIGNAL, NOISE, OFF = 64, 512, 0.05, 0.05
+PROCESSES = [Flow(), Cosine()]
+
+
+class Rows(LinearOperator):
+    """Some numbers of an orthonormal transform of x [B 1 8 8 8]."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        basis = torch.linalg.qr(torch.randn(SIGNAL, SIGNAL, dtype=torch.float64, generator=keyed("basis")))[0]
+        self.register_buffer("rows", basis[: round(share * SIGNAL)])
+
+    def forward(self, x):
+        return x.flatten(1) @ self.rows.T
+
+    def adjoint(self, y):
+        return (y @ self.rows).reshape(-1, 1, 8, 8, 8)
+
+
+def decoder(bend: float):
+    """64 numbers to 512, linear for bend = 0."""
+    spread, mix = (
+        torch.randn(*shape, dtype=torch.float64, generator=keyed(name)) for shape, name in (((SIGNAL, LATENT), "u"), ((LATENT, LATENT), "v"))
+    )
+    spread = torch.linalg.qr(spread)[0] * torch.linspace(2, 0.5, LATENT, dtype=torch.float64)
+    mix = mix / LATENT**0.5
+
+    def decode(z: Tensor) -> Tensor:
+        flat = z.flatten(1)
+        return ((flat + bend * torch.tanh(2 * flat @ mix.T)) @ spread.T).reshape(-1, 1, 8, 8, 8)
+
+    return decode
+
+
+def white(process):
+    """The exact denoiser of z ~ N(0, 1)."""
+    return lambda x, t: (s := column(process.signal(t), x)) / (s**2 + column(process.noise(t), x) ** 2) * x
+
+
+def problem(share, bend, count=8):
+    """Truth [count 1 8 8 8] and its measurements; the decoder's error in them is part of the weight."""
+    operator, decode = Rows(share), decoder(bend)
+    draw = lambda *shape, name: torch.randn(*shape, dtype=torch.float64, generator=keyed("toy", name))  # noqa: E731
+    truth = decode(draw(count, LATENT, 1, 1, 1, name="z")) + OFF * draw(count, 1, 8, 8, 8, name="off")
+    y = operator(truth)
+    y = y + NOISE * draw(*y.shape, name="e")
+    return truth, Measured(operator, decode, y, torch.tensor(1 / (NOISE**2 + OFF**2), dtype=torch.float64))
+
+
+def decibels(found, truth):
+    return float(10 * torch.log10(truth.square().mean() / (found - truth).square().mean()))
+
+
+def mode(measured, z):
+    """argmin misfit(z) + |z|^2 / 2 by many steps."""
+    for _ in range(8):
+        z = proximal(measured, z, torch.zeros_like(z), 1.0, 40)
+    return z
+
+
+def begin(process, first, count):
+    noise = torch.randn(count, LATENT, 1, 1, 1, dtype=torch.float64, generator=keyed("start"))
+    return float(process.noise(torch.tensor(first, dtype=torch.float64))) * noise
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(("share", "limit"), [(0.35, 1.0), (0.15, 2.0)])
+def test_latent_prox_comes_near_to_the_mode(process, share, limit):
+    truth, measured = problem(share, bend=0.3)
+    best = decibels(measured.decode(mode(measured, torch.zeros(len(truth), LATENT, 1, 1, 1, dtype=torch.float64))), truth)
+    informed = LatentProx().inform(white(process), process, measured)
+    found = Euler(20).sample(informed, process, begin(process, 1.0, len(truth)))
+    assert decibels(measured.decode(found), truth) > best - limit
+
+
+def test_the_mean_of_eight_draws_comes_near_to_the_mode():
+    process = Flow()
+    for share in (0.35, 0.15):
+        truth, measured = problem(share, bend=0.3)
+        best = decibels(measured.decode(mode(measured, torch.zeros(len(truth), LATENT, 1, 1, 1, dtype=torch.float64))), truth)
+        total = 0
+        for seed in range(8):
+            informed = LatentDaps(seed).inform(white(process), process, measured)
+            total = total + measured.decode(Renoise(20).sample(informed, process, begin(process, 1.0, len(truth)), keyed("renoise", seed)))
+        assert decibels(total / 8, truth) > best - 1
+
+
+def closed_form(measured):
+    """Mean [count 64] and covariance of z given y, for a linear decoder."""
+    basis = torch.eye(LATENT, dtype=torch.float64).reshape(LATENT, LATENT, 1, 1, 1)
+    matrix = (measured.operator(measured.decode(basis)) * measured.weight.sqrt()).T
+    covariance = torch.linalg.inv(torch.eye(LATENT, dtype=torch.float64) + matrix.T @ matrix)
+    return measured.target @ matrix @ covariance, covariance
+
+
+def test_draws_have_the_mean_and_the_covariance_of_the_posterior():
+    """z-tests of 2,000 draws; the directions are the posterior's own."""
+    count, process = 2000, Flow()
+    _, measured = problem(0.12, bend=0.0, count=1)
+    measured = replace(measured, y=measured.y.expand(count, -1))
+    informed = LatentDaps(seed=3, products=40).inform(white(process), process, measured)
+    draws = Renoise(4).sample(informed, process, begin(process, 1.0, count), keyed("renoise"))[..., 0, 0, 0]
+    mean, covariance = closed_form(measured)
+    variances, axes = torch.linalg.eigh(covariance)
+    scaled = (draws - mean[:1]) @ axes / variances.sqrt()
+    z = scaled.mean(0) * math.sqrt(count)
+    assert float(z.abs().max()) < 4.5 and 0.6 < float(z.square().mean()) < 1.5
+    spread = scaled.T @ scaled / count
+    off = (spread - torch.eye(LATENT, dtype=torch.float64)) * math.sqrt(count)
+    off.diagonal().div_(math.sqrt(2))
+    assert float(off.abs().max()) < 5.5 and 0.8 < float(off.square().mean()) < 1.25
+
+
+def test_a_proximal_step_solves_a_linear_problem_at_once():
+    _, measured = problem(0.35, bend=0.0, count=3)
+    centre = torch.randn(3, LATENT, 1, 1, 1, dtype=torch.float64, generator=keyed("c"))
+    basis = torch.eye(LATENT, dtype=torch.float64).reshape(LATENT, LATENT, 1, 1, 1)
+    matrix = (measured.operator(measured.decode(basis)) * measured.weight.sqrt()).T
+    left = matrix.T @ matrix + torch.eye(LATENT, dtype=torch.float64) / 0.5
+    wanted = torch.linalg.solve(left, (measured.target @ matrix + centre.flatten(1) / 0.5).T).T
+    found = proximal(measured, torch.zeros_like(centre), centre, 0.5, LATENT)
+    assert torch.allclose(found.flatten(1), wanted, atol=1e-6)
+
+
+def test_a_step_never_raises_the_objective():
+    _, measured = problem(0.35, bend=2.0)
+    z = 3 * torch.randn(8, LATENT, 1, 1, 1, dtype=torch.float64, generator=keyed("far"))
+    before = measured.misfit(z) + z.square().flatten(1).sum(1) / 2
+    found = proximal(measured, z, torch.zeros_like(z), 1.0, 20)
+    assert (measured.misfit(found) + found.square().flatten(1).sum(1) / 2 <= before + 1e-9).all()
