@@ -28,6 +28,10 @@ class LinearOperator(ForwardOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """A* y, so that Re <A x, y> = Re <x, A* y>."""
 
+    def count(self, y: Tensor) -> int:
+        """Real numbers that are measured of each image; entries of y that are 0 because nothing was measured there do not count."""
+        return y[0].numel() * (2 if y.is_complex() else 1)
+
     def normal(self, x: Tensor) -> Tensor:
         """A* A x."""
         return self.adjoint(self(x))
@@ -67,6 +71,10 @@ class Composed(LinearOperator):
         """See `LinearOperator`."""
         return self.inner.adjoint(self.outer.adjoint(y))
 
+    def count(self, y: Tensor) -> int:
+        """See `LinearOperator`."""
+        return self.outer.count(y)
+
 
 class Stacked(LinearOperator):
     """Several measurements of one image, as one row of numbers per image: [A_1 x, A_2 x, ...], each flattened.
@@ -87,9 +95,15 @@ class Stacked(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
+        return torch.stack([part.adjoint(piece) for part, piece in zip(self.parts, self._pieces(y), strict=True)]).sum(0)
+
+    def count(self, y: Tensor) -> int:
+        """See `LinearOperator`."""
+        return sum(part.count(piece) for part, piece in zip(self.parts, self._pieces(y), strict=True))
+
+    def _pieces(self, y: Tensor) -> list[Tensor]:
         pieces = y.split([torch.Size(shape).numel() for shape in self.shapes], dim=1)
-        found = [part.adjoint(piece.reshape(-1, *shape)) for part, piece, shape in zip(self.parts, pieces, self.shapes, strict=True)]
-        return torch.stack(found).sum(0)
+        return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -64,6 +64,10 @@ class CartesianMRI(LinearOperator):
         """See `LinearOperator`."""
         return (_like(self.coils, y).conj() * image_space(y * self.mask)).sum(1, keepdim=True)
 
+    def count(self, y: Tensor) -> int:
+        """See `LinearOperator`."""
+        return 2 * len(self.coils) * int(self.mask.sum())
+
 
 class Phase(LinearOperator):
     """A real image with a known phase, e^(i phi) x; its adjoint takes the real part of e^(-i phi) y.

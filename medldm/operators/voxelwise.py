@@ -43,6 +43,10 @@ class Inpainting(LinearOperator):
         """See `LinearOperator`."""
         return y * self.mask
 
+    def count(self, y: Tensor) -> int:
+        """See `LinearOperator`."""
+        return y.shape[1] * int(self.mask.sum())
+
 
 class Scale(LinearOperator):
     """y = s x, such as from the images of a network in [-1, 1] to attenuation per millimetre.

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from medldm.diffusion.posteriors.decoder_inversion import DecoderInversion
+from medldm.diffusion.posteriors.dps import Dps, Psld
 from medldm.diffusion.posteriors.latent_daps import LatentDaps
 from medldm.diffusion.posteriors.latent_prox import LatentProx
 from medldm.diffusion.posteriors.measured import Measured, proximal
+from medldm.diffusion.posteriors.refine import refine, residual_ratio
 from medldm.diffusion.process import Cosine, Flow, column
 from medldm.diffusion.samplers.euler import Euler
 from medldm.diffusion.samplers.renoise import Renoise
@@ -146,3 +149,45 @@ def test_a_step_never_raises_the_objective():
     before = measured.misfit(z) + z.square().flatten(1).sum(1) / 2
     found = proximal(measured, z, torch.zeros_like(z), 1.0, 20)
     assert (measured.misfit(found) + found.square().flatten(1).sum(1) / 2 <= before + 1e-9).all()
+
+
+def test_decoder_inversion_reaches_the_mode():
+    truth, measured = problem(0.35, bend=0.3)
+    z = torch.zeros(len(truth), LATENT, 1, 1, 1, dtype=torch.float64)
+    informed = DecoderInversion(rounds=8, products=30).inform(white(Flow()), Flow(), measured)
+    found = Euler(1).sample(informed, Flow(), z + 1)
+    assert torch.allclose(found, mode(measured, z), atol=0.02)
+
+
+@pytest.mark.parametrize("share", [0.35, 0.15])
+def test_the_references_find_an_image_with_many_steps(share):
+    truth, measured = problem(share, bend=0.3)
+    basis = torch.eye(LATENT, dtype=torch.float64).reshape(LATENT, LATENT, 1, 1, 1)
+    matrix = decoder(0.0)(basis).flatten(1)
+    methods = [Dps(300), Psld(300, encode=lambda x: (x.flatten(1) @ torch.linalg.pinv(matrix)).reshape(-1, LATENT, 1, 1, 1))]
+    best = decibels(measured.decode(mode(measured, torch.zeros(len(truth), LATENT, 1, 1, 1, dtype=torch.float64))), truth)
+    for method in methods:
+        found = Euler(300).sample(method.inform(white(Flow()), Flow(), measured), Flow(), begin(Flow(), 1.0, len(truth)))
+        assert decibels(measured.decode(found), truth) > best - 2
+
+
+@pytest.mark.parametrize("share", [0.35, 0.15])
+def test_refine_meets_the_noise_and_never_harms(share):
+    """An image with the decoder's error in it, measured with noise."""
+    truth, measured = problem(share, bend=0.3)
+    operator, y = measured.operator, measured.y
+    given = measured.decode(mode(measured, torch.zeros(len(truth), LATENT, 1, 1, 1, dtype=torch.float64)))
+    found = refine(operator, y, given, NOISE)
+    before, after = residual_ratio(operator, y, given, NOISE), residual_ratio(operator, y, found, NOISE)
+    assert (before > 1).all() == (share > 0.3) and ((after - before.clamp(max=1)).abs() < 0.1).all()
+    assert torch.equal(found[before <= 1], given[before <= 1])
+    assert all(decibels(f, t) >= decibels(g, t) for f, g, t in zip(found, given, truth, strict=True))
+    assert torch.equal(refine(operator, operator(given), given, NOISE), given), "nothing to do"
+
+
+def test_refine_without_noise_meets_the_measurements():
+    truth, measured = problem(0.35, bend=0.3)
+    y = measured.operator(truth)
+    found = refine(measured.operator, y, torch.zeros_like(truth), 0.0)
+    assert float(residual_ratio(measured.operator, y, found, 0.0).max()) < 1e-4
+    assert torch.allclose(found, measured.operator.adjoint(y))

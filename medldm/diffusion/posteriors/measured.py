@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medldm.operators.base import ForwardOperator, conjugate_gradients, inner
+from medldm.diffusion.process import column
+from medldm.operators.base import LinearOperator, conjugate_gradients, inner
+
+HALVINGS = 3
+POWER_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Measured:
         weight: w, one over the variance, of real and of imaginary part each where y is complex; a number, or what can be broadcast to y.
     """
 
-    operator: ForwardOperator
+    operator: LinearOperator
     decode: Callable[[Tensor], Tensor]
     y: Tensor
     weight: Tensor
@@ -89,4 +93,16 @@ def proximal(measured: Measured, z: Tensor, centre: Tensor, variance: Tensor | f
         return best
 
 
-HALVINGS = 3
+def stiffness(measured: Measured, z: Tensor) -> Tensor:
+    """The largest eigenvalue of J* J at z, for each member of the batch [B], by power iteration."""
+    with torch.inference_mode(False), torch.no_grad():
+        z = z.clone()
+        with torch.enable_grad():
+            _, pull = torch.func.vjp(measured.predict, z)
+        d = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z).expand_as(z)
+        size = z.new_ones(len(z), dtype=torch.float64)
+        for _ in range(POWER_STEPS):
+            d = d / column(inner(d, d).sqrt().clamp(min=1e-30), d)
+            d = pull(torch.func.jvp(measured.predict, (z,), (d,))[1])[0]
+            size = inner(d, d).sqrt()
+        return size
