@@ -32,6 +32,7 @@ COMMANDS = {
     "train-features": "train a feature network on a cohort, for perceptual losses and distances without downloads",
     "cache-latents": "code a cohort once, for all trainings that follow",
     "train-diffusion": "train the denoiser of the latents",
+    "train-restorer": "train the network that knows the detail between images and what latents can say",
     "generate": "make a labelled synthetic cohort",
     "restore": "put volumes of a cohort back on the grids of their sources",
     "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
@@ -46,6 +47,7 @@ KNOBS = {
     "train-features": "Lower crop or training.batch.",
     "train-diffusion": "Lower training.batch, or use a smaller net.",
     "annotate": "Lower crop or training.batch.",
+    "train-restorer": "Lower crop or training.batch.",
     **dict.fromkeys(("cache-latents", "generate", "evaluate"), "Set --memory to what there is, or lower the batch where there is one."),
 }
 
@@ -213,3 +215,7 @@ def _termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

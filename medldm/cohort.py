@@ -5,13 +5,13 @@ belongs to the patient, is stored, and is never computed again.
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 from medldm.errors import UserError
-from medldm.files import read_json, sha256_of, write_csv, write_json
+from medldm.files import read_json, sha256, sha256_of, write_csv, write_json
 
 FORMAT = 1
 COLUMNS = ("case", "patient", "split", "image", "label", "sha256", "shape", "spacing", "status", "reason")
@@ -103,6 +103,23 @@ class Cohort:
     def path(self, relative: str) -> Path:
         """An absolute path inside the cohort's folder."""
         return self.root / relative
+
+    def check_files(self, progress: Callable[[Iterable, str], Iterable] = lambda cases, title: cases) -> None:
+        """Compare the files of usable cases with the sha256 that was recorded when they were written.
+
+        Args:
+            progress: takes cases and a title, and gives the cases one after the other.
+
+        Raises:
+            UserError: a file is missing or another one.
+        """
+        for case in progress([case for case in self if case.status == "ok" and case.sha256], f"checking the files of {self.root.name}"):
+            paths = [self.path(path) for path in (case.image, case.label) if path]
+            if missing := next((path for path in paths if not path.is_file()), None):
+                raise UserError(f"{missing} is missing, which {self.root}/cohort.csv lists.", "Restore it, or make the cohort again in a new folder.")
+            if sha256(*paths) != case.sha256:
+                found = f"{' or '.join(map(str, paths))} is not the file that was written (its sha256 differs)"
+                raise UserError(f"{found}.", "Restore it from a copy, or make the cohort again in a new folder.")
 
     def fingerprint(self) -> str:
         """SHA-256 over content, patients, splits and covariates; independent of folder and order of rows."""

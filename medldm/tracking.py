@@ -129,7 +129,7 @@ def flatten(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value := _shown(value), str) else json.dumps(value, default=str)
+            flat[f"{prefix}{key}"] = value if isinstance(value := names_only(value), str) else json.dumps(value, default=str)
     return flat
 
 
@@ -179,9 +179,12 @@ def _product(root: Path) -> dict[str, str]:
     return {}
 
 
-def _shown(value: Any) -> Any:
+def names_only(value: Any) -> Any:
+    """Settings with the names of files and folders in place of their paths, which can tell of people and institutions."""
+    if isinstance(value, dict):
+        return {key: names_only(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_shown(entry) for entry in value]
+        return [names_only(entry) for entry in value]
     is_path = isinstance(value, Path) or (isinstance(value, str) and "/" in value)
     return Path(value).name if is_path else value
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medldm.cohort import Case, Cohort
+from medldm.errors import UserError
 from medldm.files import write_csv
 from medldm.volume import read_volume
 
@@ -45,10 +46,20 @@ class Score:
         """The same figure, with what it was computed on."""
         return replace(self, on=on)
 
+    def also_on(self, what: str) -> "Score":
+        """The same figure, with more of what it was computed on."""
+        return replace(self, on="; ".join(filter(None, (self.on, what))))
+
 
 def not_computable(name: str, images: "Images", reason: str) -> Score:
     """A row without a figure, which says why: never a number that means nothing."""
     return Score(name, math.nan, math.nan, math.nan, len(set(images.patients)), on=f"not computable: {reason}")
+
+
+def sizes(*groups: "Images") -> tuple[int, str]:
+    """Patients of the smallest of some groups, which bounds what a comparison can tell, and those of all in words."""
+    counts = [len(set(images.patients)) for images in groups]
+    return min(counts), f"{' against '.join(map(str, counts))} patients"
 
 
 class Images:
@@ -86,8 +97,17 @@ class Images:
 
     def label(self, index: int) -> np.ndarray | None:
         """Label map [I J K] of a case, float32 whole numbers, or None where it has none."""
-        path = self.cases[index].label
-        return self._read(path, "label")[0] if path else None
+        case, names = self.cases[index], self.cohort.labels
+        if not case.label:
+            return None
+        known, label = case.label in self._kept, self._read(case.label, "label")[0]
+        if not known:
+            path, strange = self.cohort.path(case.label), sorted(set(np.unique(label).tolist()) - {0.0, *names})
+            if case.shape and label.shape != tuple(case.shape):
+                raise UserError(f"{path} has {label.shape} voxels, its image {tuple(case.shape)}.", "Prepare or generate the cohort again.")
+            if names and strange:
+                raise UserError(f"{path} has the value {strange[0]:g}; {self.cohort.root} names 0 and {sorted(names)}.", "Mend the label map.")
+        return label
 
     def spacing(self, index: int) -> tuple[float, ...]:
         """Millimetres along I, J, K."""
@@ -120,7 +140,7 @@ class Metric(ABC):
 
 def write_scores(path: Path, scores: Sequence[Score], on: str = "") -> None:
     """Write `metrics.csv` (`name,value,low,high,n,unit,on`) atomically, every figure with all its digits; `on` is added to each row's own."""
-    rows = [(s.name, *(repr(float(n)) for n in (s.value, s.low, s.high)), s.n, s.unit, "; ".join(filter(None, (s.on, on)))) for s in scores]
+    rows = [(s.name, *(repr(float(n)) for n in (s.value, s.low, s.high)), s.n, s.unit, s.also_on(on).on) for s in scores]
     write_csv(path, [("name", "value", "low", "high", "n", "unit", "on"), *rows])
 
 

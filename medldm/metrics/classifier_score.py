@@ -1,15 +1,15 @@
 """The inception score with a classifier of the cohort itself: are generated cases clear members of all its classes?"""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from medldm.metrics.base import Images, Metric, Score
+from medldm.metrics.base import Images, Metric, Score, not_computable
 from medldm.metrics.bootstrap import summarise
+from medldm.metrics.conditions import fewest_of_a_class
 from medldm.metrics.features import Features, Haar
 
-FEWEST = 5  # real cases of each class
+FEWEST = 5  # real patients of each class, and generated cases
 FOLDS = 5
 
 
@@ -18,7 +18,7 @@ class ClassifierScore(Metric):
     """exp(mean KL(p(class | image) | p(class))) of a linear classifier on named features (Salimans et al. 2016, with the cohort's own classes).
 
     `classifier_score_<covariate>_<features>`, between 1 (all cases look the same to the classifier) and the number of classes, and
-    `..._real`, the same of real cases by classifiers that did not see them. Covariates with fewer than two classes of five cases are left out.
+    `..._real`, the same of real cases by classifiers that did not see them, for each covariate that is a category.
 
     Args:
         features: describe the images.
@@ -33,8 +33,13 @@ class ClassifierScore(Metric):
         scores = []
         for name in sorted(reference.cohort.covariates):
             known = [i for i, case in enumerate(reference.cases) if isinstance(case.covariates.get(name), str)]
-            counts = Counter(str(reference.cases[i].covariates[name]) for i in known)
-            if len(counts) > 1 and min(counts.values()) >= FEWEST:
+            classes, patients = [str(reference.cases[i].covariates[name]) for i in known], [reference.patients[i] for i in known]
+            if not known:
+                continue  # a number, or unknown everywhere
+            if len(set(classes)) < 2 or fewest_of_a_class(classes, patients) < FEWEST or len(generated) < FEWEST:
+                reason = f"two classes of {FEWEST} real patients and {FEWEST} generated cases are needed"
+                scores.append(not_computable(f"classifier_score_{name}_{self.features.name}", generated, reason))
+            else:
                 scores += self._scores(name, generated, reference, known)
         return scores
 
@@ -43,8 +48,6 @@ class ClassifierScore(Metric):
 
         x, y = self.features.cases(reference)[known], [str(reference.cases[i].covariates[name]) for i in known]
         patients = [reference.patients[i] for i in known]
-        if len(set(patients)) < FOLDS:
-            return []
         made = _classifier().fit(x, y).predict_proba(self.features.cases(generated))
         real = cross_val_predict(_classifier(), x, y, groups=patients, cv=StratifiedGroupKFold(FOLDS), method="predict_proba")
         title = f"classifier_score_{name}_{self.features.name}"

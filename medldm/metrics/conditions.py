@@ -4,16 +4,18 @@ The covariates of a generated cohort are what was requested. Volumes are measure
 covariate is read off the label volumes by a linear model fitted on real cases, whose own cross-validated score stands beside.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medldm.errors import UserError
-from medldm.metrics.base import Images, Metric, Score
+from medldm.metrics.base import Images, Metric, Score, not_computable
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.segmentation import cohort_volumes
 
+FEWEST = 5  # generated cases: the correlation of two is 1 or -1 whatever they are
 CUBIC_MM = {"": 1.0, "mm3": 1.0, "mm^3": 1.0, "ml": 1000.0, "cm3": 1000.0, "cm^3": 1000.0}
 FOLDS = 5
 
@@ -78,7 +80,7 @@ class ConditionFidelity(Metric):
 
     `fidelity_r_<name>` (Pearson), `fidelity_error_<name>` (mean |measured - requested| / requested) and `fidelity_bias_<name>` (the same
     signed) for `volume_<label>` and `volume_total`; `fidelity_r_<name>` for other numbers and `fidelity_accuracy_<name>` (balanced) for
-    categories, each with `..._real`, the cross-validated score of the same linear model on real cases. Constant columns are left out.
+    categories, each with `..._real`, the cross-validated score of the same linear model on real cases.
 
     Args:
         seed: of the bootstrap over patients.
@@ -97,8 +99,7 @@ class ConditionFidelity(Metric):
 
     def _volume_scores(self, pair: Pair, generated: Images) -> list[Score]:
         patients = [generated.patients[i] for i in pair.cases]
-        rows = np.stack([pair.requested, pair.measured], axis=1)
-        scores = [summarise(f"fidelity_r_{pair.name}", rows, patients, "", correlation, self.seed)]
+        scores = [_compared(f"fidelity_r_{pair.name}", generated, pair.requested, pair.measured, patients, correlation, self.seed)]
         positive = np.flatnonzero(pair.requested > 0)
         if len(positive):
             relative = 100 * (pair.measured[positive] / pair.requested[positive] - 1)
@@ -114,24 +115,45 @@ class ConditionFidelity(Metric):
         known_fake, known_real = (np.flatnonzero([v is not None for v in column]) for column in (fake, real))
         asked, truth = np.array([fake[i] for i in known_fake]), np.array([real[i] for i in known_real])
         owners_fake, owners_real = [generated.patients[i] for i in known_fake], [reference.patients[i] for i in known_real]
-        if len(set(asked)) < 2 or len(set(truth)) < 2 or len(set(owners_real)) < 2 * FOLDS:
-            return []
+        model, statistic, title = (_ridge(), correlation, "r") if numeric else (_classifier(), balanced_accuracy, "accuracy")
+        if reason := _unfit(asked, truth, owners_real, numeric):
+            return [not_computable(f"fidelity_{title}_{name}", generated, reason)]
         if not numeric:
             classes = sorted({*asked, *truth})
             asked, truth = (np.array([classes.index(v) for v in column], dtype=np.float64) for column in (asked, truth))
-            if min(np.unique(truth, return_counts=True)[1]) < FOLDS:
-                return []
-        model, statistic, title = (_ridge(), correlation, "r") if numeric else (_classifier(), balanced_accuracy, "accuracy")
         x_fake, x_real = cohort_volumes(generated)[known_fake], cohort_volumes(reference)[known_real]
         found, cross = model.fit(x_real, truth).predict(x_fake), _cross_validated(model, x_real, truth, owners_real)
         return [
-            _compared(f"fidelity_{title}_{name}", asked, found, owners_fake, statistic, self.seed),
-            _compared(f"fidelity_{title}_{name}_real", truth, cross, owners_real, statistic, self.seed),
+            _compared(f"fidelity_{title}_{name}", generated, asked, found, owners_fake, statistic, self.seed),
+            _compared(f"fidelity_{title}_{name}_real", reference, truth, cross, owners_real, statistic, self.seed),
         ]
 
 
-def _compared(name: str, truth: np.ndarray, found: np.ndarray, patients: list[str], statistic: Callable[[np.ndarray], float], seed: int) -> Score:
-    return summarise(name, np.stack([truth, found], axis=1), patients, "", statistic, seed)
+def _unfit(asked: np.ndarray, truth: np.ndarray, patients: list[str], numeric: bool) -> str:
+    """Why a covariate cannot be told from label maps, or ""."""
+    if len(set(asked)) < 2:
+        return "the same was asked for in every case"
+    if len(set(patients)) < 2 * FOLDS:
+        return f"{2 * FOLDS} real patients are needed to learn from, there are {len(set(patients))}"
+    if len(set(truth)) < 2:
+        return "it does not vary among the real cases"
+    if not numeric and fewest_of_a_class(truth, patients) < FOLDS:
+        return f"{FOLDS} real patients of each class are needed, one has {fewest_of_a_class(truth, patients)}"
+    return ""
+
+
+def fewest_of_a_class(classes: Sequence[str] | np.ndarray, patients: Sequence[str]) -> int:
+    """Patients of the class that fewest have; classes and patients are given per case."""
+    return min(Counter(name for name, _ in set(zip(map(str, classes), patients, strict=True))).values())
+
+
+def _compared(
+    name: str, images: Images, truth: np.ndarray, found: np.ndarray, patients: list[str], statistic: Callable[[np.ndarray], float], seed: int
+) -> Score:
+    if len(set(patients)) < FEWEST:
+        return not_computable(name, images, f"at least {FEWEST} cases are needed, {len(set(patients))} is too few")
+    score = summarise(name, np.stack([truth, found], axis=1), patients, "", statistic, seed)
+    return score if np.isfinite(score.value) else not_computable(name, images, "what was measured does not vary")
 
 
 def _cross_validated(model, x: np.ndarray, y: np.ndarray, patients: list[str]) -> np.ndarray:

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medldm.metrics.base import Images, Metric, Score, not_computable
-from medldm.metrics.bootstrap import DRAWS, case_weights, interval, summarise
+from medldm.metrics.base import Images, Metric, Score, not_computable, sizes
+from medldm.metrics.bootstrap import DRAWS, case_weights, interval, summarise, summarise_share
 from medldm.metrics.features import Features, Haar
 from medldm.metrics.frechet import components, corrected_frechet, principal
 from medldm.metrics.kernels import cubic, gaussian, median_bandwidth, mmd2_interval
 from medldm.metrics.manifold import NEIGHBOURS, authentic, neighbourhood
 
 FEWEST = 3  # patients
+FEWEST_FRECHET = 4  # halves of fewer have no covariance
 NEAR = ("precision", "recall", "density", "coverage")
 ALL = ("mmd2", "kid", "frechet", *NEAR, "authenticity")
 BINS = 1024
@@ -40,7 +41,7 @@ class FeatureDistance(Metric):
 
     def __call__(self, generated: Images, reference: Images) -> list[Score]:
         """Scores; one that cannot be computed is nan and says why."""
-        few = min(len(set(images.patients)) for images in (generated, reference))
+        few, _ = sizes(generated, reference)
         if few < FEWEST:
             return self._missing(
                 ALL if self.training else ALL[:-1], generated, f"at least {FEWEST} patients of each cohort are needed, {few} is too few"
@@ -48,17 +49,24 @@ class FeatureDistance(Metric):
         basis = self.basis or reference
         mean, std = _spread(self.features.cases(basis))
         x, y = ((self.features.cases(images) - mean) / std for images in (generated, reference))
-        scores = [*self._kernels(x, y, generated, reference), self._frechet(generated, reference, basis)]
+        scores = [*self._kernels(x, y, generated, reference)]
+        if few < FEWEST_FRECHET:
+            scores += self._missing(["frechet"], generated, f"at least {FEWEST_FRECHET} patients of each cohort are needed, {few} is too few")
+        else:
+            scores.append(self._frechet(generated, reference, basis))
         scores += self._neighbours(x, y, generated, reference)
-        if self.training and len(self.training) > 1:
-            values = authentic(x, (self.features.cases(self.training) - mean) / std)
-            scores.append(self._mean("authenticity", values, generated))
+        if self.training and len(set(self.training.patients)) > 1:
+            known = (self.features.cases(self.training) - mean) / std
+            for end, rows, images in (("", x, generated), ("_real", y, reference)):
+                score = self._share("authenticity", authentic(rows, known, self.training.patients), images)
+                scores.append(score.renamed(score.name + end))
         return scores
 
     def _kernels(self, x: np.ndarray, y: np.ndarray, generated: Images, reference: Images) -> Iterator[Score]:
         for name, kernel in (("mmd2", gaussian(median_bandwidth(y))), ("kid", cubic)):
             found = mmd2_interval(x, y, kernel, generated.patients, reference.patients, self.seed)
-            yield Score(f"{name}_{self.features.name}", *found, len(set(generated.patients)), on=str(self.features))
+            fewest, told = sizes(generated, reference)
+            yield Score(f"{name}_{self.features.name}", *found, fewest, on=f"{self.features}; {told}")
 
     def _frechet(self, generated: Images, reference: Images, basis: Images) -> Score:
         groups = generated, reference, basis
@@ -72,22 +80,25 @@ class FeatureDistance(Metric):
             x, y = ((view.rows - mean) / std @ directions for view in (a, b))
             found.append(corrected_frechet(x, y, owners[0][a.case], owners[1][b.case], seed))
         value, low, high = np.mean(found, axis=0)  # views are of the same patients, so their errors go together
-        on = f"{self.features}; {count} principal components"
-        return Score(f"frechet_{self.features.name}", float(value), float(low), float(high), len(set(generated.patients)), on=on)
+        fewest, told = sizes(generated, reference)
+        on = f"{self.features}; {count} principal component{'s' * (count > 1)}; {told}"
+        return Score(f"frechet_{self.features.name}", float(value), float(low), float(high), fewest, on=on)
 
     def _neighbours(self, x: np.ndarray, y: np.ndarray, generated: Images, reference: Images) -> list[Score]:
-        if min(len(x), len(y)) <= NEIGHBOURS:
-            return self._missing(NEAR, generated, f"more than {NEIGHBOURS} cases of each cohort are needed")
-        found = neighbourhood(x, y)
+        fewest, told = sizes(generated, reference)
+        if fewest <= NEIGHBOURS:
+            return self._missing(NEAR, generated, f"more than {NEIGHBOURS} patients of each cohort are needed")
+        found = neighbourhood(x, y, generated.patients, reference.patients)
+        dense = summarise(f"density_{self.features.name}", found.dense, generated.patients, seed=self.seed)
         return [
-            self._mean("precision", found.precise, generated),
-            self._mean("recall", found.recalled, reference),
-            self._mean("density", found.dense, generated),
-            self._mean("coverage", found.covered, reference),
+            self._share("precision", found.precise, generated),
+            self._share("recall", found.recalled, reference),
+            dense.computed(f"{self.features}; {told}"),
+            self._share("coverage", found.covered, reference),
         ]
 
-    def _mean(self, name: str, values: np.ndarray, images: Images) -> Score:
-        return summarise(f"{name}_{self.features.name}", values, images.patients, seed=self.seed).computed(str(self.features))
+    def _share(self, name: str, values: np.ndarray, images: Images) -> Score:
+        return summarise_share(f"{name}_{self.features.name}", values, images.patients).computed(str(self.features))
 
     def _missing(self, names: Sequence[str], images: Images, reason: str) -> list[Score]:
         return [not_computable(f"{name}_{self.features.name}", images, reason) for name in names]
@@ -123,11 +134,11 @@ class IntensityDistance(Metric):
         edges = intensity_edges(generated, reference)
         x, y = intensity_histograms(generated, edges), intensity_histograms(reference, edges)
         value = float(_wasserstein(x.mean(0), y.mean(0), edges))
-        fewest = min(len(set(images.patients)) for images in (generated, reference))
+        fewest, told = sizes(generated, reference)
         weights = case_weights(generated.patients, DRAWS, self.seed), case_weights(reference.patients, DRAWS, self.seed + 1)
         pooled_x, pooled_y = (w @ z / w.sum(1, keepdims=True) for w, z in zip(weights, (x, y), strict=True))
         low, high = interval(_wasserstein(pooled_x, pooled_y, edges), fewest, centre=value)
-        return [Score("intensity_w1", value, float(np.maximum(low, 0)), high, len(set(generated.patients)), generated.cohort.unit)]
+        return [Score("intensity_w1", value, float(np.maximum(low, 0)), high, fewest, generated.cohort.unit, told)]
 
 
 def _wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from medldm.metrics.bootstrap import DRAWS, case_weights, interval
 from medldm.metrics.paired import ms_ssim_batch
 
 BATCH_VOXELS = 1 << 20
+FEWEST = 3  # patients: two make one pair, which has no interval
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,9 @@ class Diversity(Metric):
         """A score for each of the two cohorts; one without a pair of patients has none to compute."""
         size = common_size(generated, reference)
         named = (("pairwise_ms_ssim", generated), ("pairwise_ms_ssim_real", reference))
-        return [
-            self._score(name, images, size) if len(set(images.patients)) > 1 else not_computable(name, images, "one patient makes no pair")
-            for name, images in named
-        ]
+        few = f"at least {FEWEST} patients are needed"
+        enough = [len(set(images.patients)) >= FEWEST for _, images in named]
+        return [self._score(*one, size) if fits else not_computable(*one, few) for one, fits in zip(named, enough, strict=True)]
 
     def _score(self, name: str, images: Images, size: Sequence[int]) -> Score:
         first, second = self._choose(images.patients)

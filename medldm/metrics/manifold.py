@@ -1,5 +1,6 @@
 """Where generated cases lie among real ones: near them, everywhere among them, or too near to one of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +27,20 @@ class Neighbourhood:
     covered: np.ndarray
 
 
-def neighbourhood(generated: np.ndarray, real: np.ndarray, k: int = NEIGHBOURS) -> Neighbourhood:
+def neighbourhood(
+    generated: np.ndarray, real: np.ndarray, generated_patients: Sequence[str], real_patients: Sequence[str], k: int = NEIGHBOURS
+) -> Neighbourhood:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020) case by case.
 
-    The reach of a case is its distance to its k-th neighbour in its own cohort.
+    The reach of a case is its distance to its k-th neighbour in its own cohort, other scans of the same patient left out.
 
     Args:
-        generated, real: features [n, d] and [m, d], n and m above k.
+        generated, real: features [n, d] and [m, d].
+        generated_patients, real_patients: the patient of each row, more than k of either.
         k: neighbours.
     """
     across = np.sqrt(squared_distances(generated, real))
-    reach_real, reach_generated = _reach(real, k), _reach(generated, k)
+    reach_real, reach_generated = _reach(real, real_patients, k), _reach(generated, generated_patients, k)
     within = across <= reach_real[None, :]
     return Neighbourhood(
         precise=within.any(1).astype(np.float64),
@@ -46,19 +50,22 @@ def neighbourhood(generated: np.ndarray, real: np.ndarray, k: int = NEIGHBOURS) 
     )
 
 
-def authentic(generated: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """1 for each generated case that is farther from its nearest training case than that one is from the nearest other (Alaa et al. 2022).
+def authentic(generated: np.ndarray, training: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """1 for each generated case that is farther from its nearest training case than that one is from the nearest other patient's.
+
+    Source: Alaa et al. 2022.
 
     Args:
-        generated, training: features [n, d] and [m, d], m above 1.
+        generated, training: features [n, d] and [m, d].
+        patients: the patient of each training row, more than one.
     """
     across = np.sqrt(squared_distances(generated, training))
     nearest = across.argmin(1)
-    return (across.min(1) > _reach(training, 1)[nearest]).astype(np.float64)
+    return (across.min(1) > _reach(training, patients, 1)[nearest]).astype(np.float64)
 
 
-def _reach(x: np.ndarray, k: int) -> np.ndarray:
-    """Distance of each row to its k-th nearest other row."""
-    distances = np.sqrt(squared_distances(x, x))
-    np.fill_diagonal(distances, np.inf)
+def _reach(x: np.ndarray, patients: Sequence[str], k: int) -> np.ndarray:
+    """Distance of each row to the k-th nearest row of other patients."""
+    owners = np.unique(patients, return_inverse=True)[1]
+    distances = np.where(owners[:, None] == owners, np.inf, np.sqrt(squared_distances(x, x)))
     return np.partition(distances, k - 1, axis=1)[:, k - 1]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from medldm.metrics.base import Images, Metric, Score, block_means, centre_crop, common_size, not_computable
-from medldm.metrics.bootstrap import summarise
+from medldm.metrics.bootstrap import summarise, summarise_share
 
 LONGEST = 64
 DEVIATIONS = 4.0
@@ -68,15 +68,15 @@ class NearestTraining(Metric):
 
     def scores(self, likeness: Likeness, generated: Images, reference: Images) -> list[Score]:
         """The scores of a likeness that is known; see `__call__`."""
-        if len(reference) < 2:
-            return [not_computable("copies", generated, "two held-out cases are needed")]
         found, real, threshold = likeness.generated.max(1), likeness.held_out.max(1), likeness.threshold
         own, held_out = generated.patients, reference.patients
+        near = [summarise("nearest_train", found, own, seed=self.seed), summarise("nearest_train_real", real, held_out, seed=self.seed)]
+        if np.isnan(threshold):
+            return near + [not_computable(name, generated, "two held-out cases are needed") for name in ("copies_threshold", "copies")]
         return [
-            summarise("nearest_train", found, own, seed=self.seed),
-            summarise("nearest_train_real", real, held_out, seed=self.seed),
+            *near,
             summarise("copies_threshold", real, held_out, statistic=copy_threshold, seed=self.seed),
-            summarise("copies", found > threshold, own, "cases", statistic=np.sum, seed=self.seed),
+            summarise_share("copies", found > threshold, own, "cases"),
         ]
 
 

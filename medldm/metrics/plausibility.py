@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage, stats
 
-from medldm.metrics.base import Images, Metric, Score
-from medldm.metrics.bootstrap import DRAWS, case_weights, interval, summarise
+from medldm.metrics.base import Images, Metric, Score, sizes
+from medldm.metrics.bootstrap import DRAWS, case_weights, interval, summarise, summarise_share
 from medldm.metrics.segmentation import FACES, cohort_volumes, count_lesions
 
 
@@ -37,20 +37,22 @@ class Plausibility(Metric):
                 known = [(row[title], patient) for row, patient in zip(rows, images.patients, strict=True) if title in row]
                 if known:
                     values, patients = zip(*known, strict=True)
-                    scores.append(summarise(f"{_named(title, names)}{end}", values, patients, seed=self.seed))
+                    name = f"{_named(title, names)}{end}"
+                    counted = len(title) == 1  # pieces are numbers, the others true or false
+                    scores.append(summarise(name, values, patients, seed=self.seed) if counted else summarise_share(name, values, patients))
         return scores + self._volumes(generated, reference)
 
     def _volumes(self, generated: Images, reference: Images) -> list[Score]:
         names, a, b = generated.cohort.labels, cohort_volumes(generated), cohort_volumes(reference)
         weights = [case_weights(images.patients, DRAWS, self.seed + n) for n, images in enumerate((generated, reference))]
-        fewest = min(len(set(images.patients)) for images in (generated, reference))
+        fewest, told = sizes(generated, reference)
         scores = []
         for column, value in enumerate(sorted(names)):
             x, y = a[:, column], b[:, column]
             found = float(stats.wasserstein_distance(x, y))
             drawn = [stats.wasserstein_distance(x, y, u, v) for u, v in zip(*weights, strict=True)]
             low, high = interval(drawn, fewest, centre=found)
-            scores.append(Score(f"volume_w1_{names[value]}", found, float(np.maximum(low, 0)), high, len(set(generated.patients)), "mm3"))
+            scores.append(Score(f"volume_w1_{names[value]}", found, float(np.maximum(low, 0)), high, fewest, "mm3", told))
         return scores
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medldm.metrics.base import Images, Metric, Score
+from medldm.metrics.base import Images, Metric, Score, not_computable
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import ms_ssim
 
@@ -24,10 +24,11 @@ class TemporalConsistency(Metric):
     seed: int = 0
 
     def __call__(self, generated: Images, reference: Images) -> list[Score]:
-        """Scores; none where an image has fewer than 3 time points."""
+        """Scores; not computable where an image has fewer than 3 time points."""
         groups = (("", generated), ("_real", reference))
         if any(len(images.image(i)) < FEWEST for _, images in groups for i in range(len(images))):
-            return []
+            reason = f"at least {FEWEST} time points in every image are needed"
+            return [not_computable(name, generated, reason) for name in ("temporal_ms_ssim", "temporal_roughness")]
         measures = (("temporal_ms_ssim", likeness), ("temporal_roughness", roughness))
         return [
             summarise(f"{name}{end}", [measure(images.image(i)) for i in range(len(images))], images.patients, seed=self.seed)

@@ -8,7 +8,7 @@ import numpy as np
 
 from medldm.cohort import Cohort
 from medldm.files import write_csv
-from medldm.metrics.base import Images, Score
+from medldm.metrics.base import Images, Score, not_computable
 from medldm.metrics.bootstrap import summarise
 from medldm.report.html import Figure
 from medldm.report.plots import plot_arms
@@ -16,6 +16,7 @@ from medldm.report.reconstruction import Values
 from medldm.training.study import Arm, Downstream, own_labels
 
 Found = dict[Arm, list[Values]]
+Statistic = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,16 @@ class Trained:
         found: arm -> values of each of them.
         generated: generated cases, at most as many as were held out.
         agreement: arms of most real patients alone -> values of each of those.
+        measure: "dice" or "error".
+        unit: of the measure.
     """
 
     test: Images
     found: Found
     generated: Images
     agreement: Found
-
-    @property
-    def measure(self) -> str:
-        """ "dice" or "error"."""
-        return "dice" if any("dice" in row for rows in self.found.values() for row in rows) else "error"
+    measure: str = "dice"
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Study:
         settings: of the study.
         train: real cases that may be trained on; the generator's own training cases, so that those of the test are new to all.
         synthetic: generated cases.
-        labelled: patients whose own label maps the generator saw.
+        told: patients whose own label maps, or whose covariate, the generator was told.
     """
 
     settings: Downstream
     train: Cohort
     synthetic: Cohort
-    labelled: int
+    told: int
 
     @classmethod
     def of(cls, settings: Downstream, real: Cohort, synthetic: Cohort) -> "Study":
         """A study on the split "train" of a cohort; for segmentation without cases whose label maps are predicted or missing."""
-        train = real.split("train")
-        known = own_labels(train)
-        return cls(settings, train if settings.covariate else known, synthetic, len(known.people))
+        train, name = real.split("train"), settings.covariate
+        known = train.where(lambda case: case.covariates.get(name) is not None) if name else own_labels(train)
+        return cls(settings, known, synthetic, len(known.people))
 
     def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Trained:
         """Train and judge all arms; those that are finished in the folder are read from there.
@@ -75,7 +75,9 @@ class Study:
 
         task = (Covariate if self.settings.covariate else Segmentation)(self.settings, self.train, self.synthetic)
         arms = self.settings.arms(len(self.train.people))
-        result = Trained(test, {}, Images(self.synthetic).take(len(test)), {})
+        name = self.settings.covariate
+        measure, unit = ("error", self.train.covariates.get(name, "")) if name else ("dice", "")
+        result = Trained(test, {}, Images(self.synthetic).take(len(test)), {}, measure, unit)
         most = max(arm.size for arm in arms)
         for arm in progress(arms, "downstream trainings"):
             asked = {"generated": result.generated} if arm.name == "real" and arm.size == most else {}
@@ -86,7 +88,7 @@ class Study:
         return result
 
 
-def study_scores(trained: Trained, labelled: int, seed: int = 0) -> list[Score]:
+def study_scores(trained: Trained, told: int, seed: int = 0) -> list[Score]:
     """Means over patients of every arm, and paired differences, after a mean over the seeds for each case.
 
     `downstream_dice_real_n10`, `..._both_n10`, `..._synthetic` (for a covariate `downstream_error_...`), `downstream_gain_n10` (both minus real
@@ -97,18 +99,26 @@ def study_scores(trained: Trained, labelled: int, seed: int = 0) -> list[Score]:
 
     Args:
         trained: what the networks found.
-        labelled: patients whose label maps the generator saw: an arm of fewer is told to be unfair.
+        told: patients whose label maps, or covariate, the generator was told: an arm of fewer is said to be unfair.
         seed: of the bootstrap.
     """
     measure = trained.measure
     arms = _over_seeds(trained.found, measure)
     seeds = len({arm.seed for arm in trained.found})
 
-    def score(name: str, rows: np.ndarray, size: int = 0, statistic: Callable[[np.ndarray], float] = np.mean, images: Images = trained.test) -> Score:
-        unfair = f"; unfair: the generator saw label maps of {labelled} patients" if 0 < size < labelled and measure == "dice" else ""
+    what = "label maps" if measure == "dice" else "the covariate"
+
+    def score(name: str, rows: np.ndarray, size: int = 0, statistic: Statistic = np.mean, images: Images = trained.test) -> Score:
+        unit = "" if statistic is _ratio_of_means else trained.unit
+        unfair = f"; unfair: the generator was told {what} of {told} patients" if 0 < size < told else ""
         known = np.isfinite(rows.reshape(len(rows), -1)).all(1)
         patients = [patient for patient, used in zip(images.patients, known, strict=True) if used]
-        return summarise(f"downstream_{name}", rows[known], patients, statistic=statistic, seed=seed).computed(f"mean of {seeds} trainings{unfair}")
+        if not patients:
+            return not_computable(f"downstream_{name}", images, "no case has what the task asks for")
+        found = summarise(f"downstream_{name}", rows[known], patients, unit, statistic, seed)
+        if not np.isfinite(found.value):
+            return not_computable(f"downstream_{name}", images, "the network of real cases scores 0")
+        return found.computed(f"mean of {seeds} training{'s' * (seeds > 1)}{unfair}")
 
     scores = [
         score("_".join(filter(None, (measure, name, f"n{size}" * bool(size)))), values, size if name == "both" else 0)
@@ -119,8 +129,14 @@ def study_scores(trained: Trained, labelled: int, seed: int = 0) -> list[Score]:
     scores += [score(f"gain_n{size}", sign * (arms["both", size] - arms["real", size]), size) for size in sizes]
     if ("synthetic", 0) in arms and sizes:
         pair = np.stack([arms["synthetic", 0], arms["real", sizes[-1]]], axis=1)
-        scores.append(score("synthetic_over_real", pair, sizes[-1], lambda rows: float(rows[:, 0].mean() / rows[:, 1].mean())))
+        scores.append(score("synthetic_over_real", pair, sizes[-1], _ratio_of_means))
     return scores + [score(f"agreement_{measure}", rows, images=trained.generated) for rows in _over_seeds(trained.agreement, measure).values()]
+
+
+def _ratio_of_means(rows: np.ndarray) -> float:
+    """Mean of the first column of [n, 2] over that of the second; nan where that is 0."""
+    first, second = rows.mean(0)
+    return float(first / second) if second else float("nan")
 
 
 def study_figure(scores: Sequence[Score]) -> Figure:
@@ -131,8 +147,11 @@ def study_figure(scores: Sequence[Score]) -> Figure:
     for score in arms:
         name, _, size = score.name.split("_", 2)[2].partition("_n")
         lines.setdefault(name, []).append((int(size or 0), score))
-    title = {"dice": "Dice on held-out patients", "error": "Error on held-out patients"}[measure]
-    caption = f"{title}, mean over labels; bars are 95 % intervals over {arms[0].n} patients. The dashed line is the arm of synthetic cases alone."
+    unit = f" in {arms[0].unit}" if arms[0].unit else ""
+    title = {"dice": "Dice on held-out patients", "error": f"Error on held-out patients{unit}"}[measure]
+    caption = f"{title}; bars are 95 % intervals over {arms[0].n} patients. The dashed line is the arm of synthetic cases alone."
+    if unfair := next((score.on.split("; ")[1] for score in arms if "unfair" in score.on), ""):
+        caption += f" Arms with fewer patients are {unfair}."
     return Figure("Downstream", plot_arms(lines, title), caption)
 
 

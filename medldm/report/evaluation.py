@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from medldm.files import atomic, read_yaml, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.models.autoencoder import Autoencoder
@@ -16,6 +14,7 @@ from medldm.report.plots import plot_curves, read_history
 from medldm.report.reconstruction import (
     Judged,
     Values,
+    best_median_worst,
     case_values,
     legend,
     reconstructed_picture,
@@ -47,6 +46,7 @@ class Evaluation:
     Args:
         folders: of cohorts and runs by role.
         split: part of the reference that is held out.
+        on: what figures are computed on, in words: the real cases and the generated cohort, "" where there is none.
         seed: of the bootstrap.
         held_out: real cases.
         model: judged by its reconstructions of them, or None.
@@ -57,6 +57,7 @@ class Evaluation:
 
     folders: dict[str, Path]
     split: str
+    on: tuple[str, str]
     seed: int
     held_out: Images
     model: Autoencoder | None
@@ -73,14 +74,15 @@ class Evaluation:
         """
         model, held_out, synthesis = self.model, self.held_out, self.synthesis
         rows = [case_values(model, held_out, i, self.judged) for i in progress(range(len(held_out)), "reconstructing")] if model else []
-        scores = reconstruction_scores(rows, held_out.patients, self.seed)
-        scores += list(progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
+        rebuilt = reconstruction_scores(rows, held_out.patients, self.seed)
+        scores = list(progress(synthesis.scores(), "comparing cohorts")) if synthesis else []
         if self.study:
             trained = self.study.run(held_out, out / "downstream", progress)
-            scores += study_scores(trained, self.study.labelled, self.seed)
+            scores += study_scores(trained, self.study.told, self.seed)
             write_study(out / "downstream.csv", trained)
         made, real = synthesis.values() if synthesis else ([], [])
-        write_scores(out / "metrics.csv", scores, f"split {self.split} of cohort {held_out.cohort.fingerprint()[:12]}")
+        scores = rebuilt + [score.also_on(self.on[1]) for score in scores]
+        write_scores(out / "metrics.csv", scores, self.on[0])
         generated = synthesis.generated if synthesis else held_out
         _write_cases(out / "cases.csv", (("reconstruction", held_out, rows), ("generated", generated, made), ("real", held_out, real)))
         overview = _overview(self)
@@ -117,8 +119,7 @@ def _overview(evaluation: Evaluation) -> Figure:
 def _viewer(evaluation: Evaluation, rows: Sequence[Values]) -> Viewer:
     """Real cases, with their reconstructions the best, the median and the worst, and the first generated ones."""
     held_out, volumes = evaluation.held_out, {}
-    order = np.argsort([-row["psnr"] for row in rows], kind="stable") if rows else np.arange(len(held_out))
-    chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]]) if rows else order[:SHOWN]
+    chosen = dict.fromkeys(best_median_worst(rows)) if rows else range(min(SHOWN, len(held_out)))
     for index in chosen:
         volumes[f"real {held_out.cases[index].case}"] = stored_picture(held_out, index)
         if evaluation.model:
@@ -137,7 +138,7 @@ def _curves(folders: dict[str, Path]) -> list[Item]:
     if config and config.is_file() and isinstance(source := read_yaml(config).get("run"), str):
         runs["diffusion"] = Path(source)
     curves = {role: read_history(folder / "history.csv") for role, folder in runs.items() if (folder / "history.csv").is_file()}
-    caption = "Logarithmic where a curve spans a factor of eight."
+    caption = "Losses, lower is better (dice is 1 - overlap); logarithmic where a curve spans a factor of eight."
     return [Figure(role.capitalize(), plot_curves(found), caption) for role, found in curves.items() if found]
 
 

@@ -110,6 +110,8 @@ def plot_intensities(edges: np.ndarray, shares: Mapping[str, np.ndarray], unit: 
             top = max(top, usual if 0 < usual < peak / 2 else peak)
         axes[0].set(xlabel=f"intensity / {unit}", ylabel="density", xlim=(edges[0], edges[-1]))
         axes[0].set_ylim(0, top)
+        if any(line.get_ydata().max() > top for line in axes[0].lines):
+            axes[0].set_title("higher peaks are cut off", loc="left", fontsize=8, color=INK)
         axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
     return png()
 
@@ -155,7 +157,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> Iterator[tupl
                 if not axis.has_data():
                     axis.set_visible(False)
                 axis.patch.set_alpha(0)
-                axis.tick_params(colors=INK, labelsize=8)
+                axis.tick_params(which="both", colors=INK, labelsize=8)
                 axis.xaxis.label.set_color(INK)
                 axis.yaxis.label.set_color(INK)
                 axis.grid(True, color=INK, alpha=0.2, lw=0.6)

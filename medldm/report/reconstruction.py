@@ -1,7 +1,8 @@
 """How well an autoencoder returns held-out cases: values per case, scores, pictures. A plain DCT of the same rate stands beside it."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from medldm.report.html import Figure, Figures
 from medldm.report.mosaic import Picture, centre, colour, mosaic
 
 UNITS = {"psnr": "dB", "hd95": "mm", "volume_error": "%"}  # by start of the name
+
+SETTINGS = ("voxels_per_number", "bits_per_voxel")  # known, not estimated: they have no interval
 
 LESIONS = ("there", "found", "claimed", "false")
 
@@ -120,7 +123,8 @@ def reconstruction_scores(rows: Sequence[Values], patients: Sequence[str], seed:
     scores = _lesion_scores(rows, patients, seed)
     for name in dict.fromkeys(name for row in rows for name in row if not name.startswith("lesions_")):
         known = [i for i, row in enumerate(rows) if name in row]
-        scores.append(summarise(name, [rows[i][name] for i in known], [patients[i] for i in known], _unit(name), seed=seed))
+        score = summarise(name, [rows[i][name] for i in known], [patients[i] for i in known], _unit(name), seed=seed)
+        scores.append(replace(score, low=math.nan, high=math.nan) if name in SETTINGS else score)
     return scores
 
 
@@ -132,9 +136,12 @@ def _lesion_scores(rows: Sequence[Values], patients: Sequence[str], seed: int) -
         there, found, claimed, false = (np.array([row.get(f"lesions_{kind}_{name}", 0.0) for row in rows]) for kind in LESIONS)
         for title, part, whole in (("recall", found, there), ("precision", claimed - false, claimed)):
             pair, used = np.stack([part, whole], 1), whole > 0
-            if used.any():
-                owners = [patient for patient, use in zip(patients, used, strict=True) if use]
+            owners = [patient for patient, use in zip(patients, used, strict=True) if use]
+            if owners:
                 scores.append(summarise(f"lesion_{title}_{name}", pair[used], owners, statistic=_ratio, seed=seed))
+            else:
+                reason = f"not computable: no lesion is {'there' if title == 'recall' else 'claimed'}"
+                scores.append(Score(f"lesion_{title}_{name}", math.nan, math.nan, math.nan, len(set(patients)), on=reason))
     return scores
 
 
@@ -144,17 +151,27 @@ def _ratio(rows: np.ndarray) -> float:
 
 def reconstruction_figures(autoencoder: Autoencoder, images: Images, rows: Sequence[Values]) -> Figures:
     """The best, the median and the worst case by PSNR: real over reconstruction over their difference."""
-    order = np.argsort([-row["psnr"] for row in rows], kind="stable")
-    chosen = dict(zip(dict.fromkeys([order[0], order[len(order) // 2], order[-1]]), ("Best", "Median", "Worst"), strict=False))
+    chosen = dict(zip(dict.fromkeys(best_median_worst(rows)), ("Best", "Median", "Worst"), strict=False))
     figures = []
     for index, rank in chosen.items():
         picture, rebuilt = stored_picture(images, index), reconstructed_picture(autoencoder, images, index)
-        difference = Picture(rebuilt.image - picture.image, picture.label, picture.spacing)
+        difference = Picture(rebuilt.image - picture.image, None, picture.spacing, at=centre(picture))
         png = mosaic([[picture], [rebuilt], [difference]], names=("real", "reconstructed", "difference"))
         overlaps = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in rows[index].items() if name.startswith("dice_")]
-        figures.append(Figure("", png, "; ".join([f"{rank}: {rows[index]['psnr']:.2f} dB, SSIM {rows[index]['ssim']:.3f}", *overlaps])))
-    caption = f"Best, median and worst of {len(rows)} cases by PSNR. Difference: reconstructed minus real, mid-grey is none."
+        figures.append(
+            Figure(
+                "", png, "; ".join([f"{rank}, {images.cases[index].case}: {rows[index]['psnr']:.2f} dB, SSIM {rows[index]['ssim']:.3f}", *overlaps])
+            )
+        )
+    judged = sum("psnr" in row for row in rows)
+    caption = f"Best, median and worst of {judged} cases by PSNR. Difference: reconstructed minus real, mid-grey is none."
     return Figures("", figures, caption, legend(images))
+
+
+def best_median_worst(rows: Sequence[Values]) -> list[int]:
+    """Positions of these cases by PSNR; cases without one, as nothing of them is judged, are passed over."""
+    known = sorted((i for i, row in enumerate(rows) if "psnr" in row), key=lambda i: -rows[i]["psnr"])
+    return [known[0], known[len(known) // 2], known[-1]] if known else []
 
 
 def stored_picture(images: Images, index: int) -> Picture:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medldm.metrics.base import Images, Score
+from medldm.metrics.base import Images, Score, not_computable
 from medldm.metrics.classifier_score import ClassifierScore
 from medldm.metrics.conditions import ConditionFidelity, correlation, volume_pairs
 from medldm.metrics.distribution import FeatureDistance, IntensityDistance, intensity_edges, intensity_histograms
@@ -20,6 +20,7 @@ from medldm.report.mosaic import extent, mosaic
 from medldm.report.plots import plot_intensities, plot_scatter
 from medldm.report.reconstruction import Values, legend, stored_picture
 
+NOT_HERE = "the cases that the generator was trained on are not in the reference"
 SHOWN_GENERATED, SHOWN_REAL, SHOWN_PAIRS = 24, 12, 3
 
 
@@ -34,6 +35,7 @@ class Synthesis:
         seed: of resampling and of the choice of pairs and parts.
         features: what distances are measured in.
         series: the contrasts of an image are its time points.
+        trained_on: the generator was trained on `training`; if not, copies of training cases cannot be looked for there.
     """
 
     generated: Images
@@ -42,17 +44,20 @@ class Synthesis:
     seed: int = 0
     features: Sequence[Features] = (Haar(),)
     series: bool = False
+    trained_on: bool = True
 
     @cached_property
     def likeness(self) -> Likeness | None:
         """How much the images look like the training images, worked out once."""
-        return NearestTraining(self.training).likeness(self.generated, self.held_out) if self.training else None
+        return NearestTraining(self.training).likeness(self.generated, self.held_out) if self.training and self.trained_on else None
 
     def scores(self) -> Iterator[Score]:
         """All scores; `..._real` is the same measure of real against real (training against held-out cases)."""
         part = self.training.take(len(self.generated), self.seed) if self.training else None
         for features in self.features:
-            yield from FeatureDistance(features, self.training, self.training, self.seed)(self.generated, self.held_out)
+            yield from FeatureDistance(features, self.training, self.training if self.trained_on else None, self.seed)(self.generated, self.held_out)
+            if not (self.training and self.trained_on):
+                yield not_computable(f"authenticity_{features.name}", self.generated, NOT_HERE)
             if part:
                 yield from _real(FeatureDistance(features, self.training, None, self.seed)(part, self.held_out))
             yield from ClassifierScore(features, self.seed)(self.generated, self.training or self.held_out)
@@ -64,6 +69,8 @@ class Synthesis:
         yield from Diversity(seed=self.seed)(self.generated, self.held_out)
         if self.training and self.likeness:
             yield from NearestTraining(self.training, self.seed).scores(self.likeness, self.generated, self.held_out)
+        else:
+            yield not_computable("copies", self.generated, NOT_HERE)
         yield from Plausibility(self.seed)(self.generated, self.held_out)
         yield from ConditionFidelity(self.seed)(self.generated, self.training or self.held_out)
 
@@ -89,8 +96,10 @@ class Synthesis:
         figures = []
         for made, real, likeness in self.likeness.closest(SHOWN_PAIRS):
             pair = stored_picture(self.generated, made), stored_picture(self.training, real)
-            figures.append(Figure("", mosaic([[p] for p in pair], names=("generated", "nearest training case")), f"correlation {likeness:.3f}"))
-        caption = f"The {len(figures)} generated cases that are most like a training case, each above that case."
+            told = f"{self.generated.cases[made].case} and {self.training.cases[real].case}: correlation {likeness:.3f}"
+            figures.append(Figure("", mosaic([[p] for p in pair], names=("generated", "nearest training case")), told))
+        caption = f"The {len(figures)} generated cases that are most like a training case, each above that case; "
+        caption += f"above a correlation of {self.likeness.threshold:.3f} it is called a copy."
         return [Figures("Nearest training cases", figures, caption, legend(self.generated))]
 
     def figures(self, values: Sequence[Values]) -> list[Figures | Figure]:
@@ -130,7 +139,8 @@ def _caption(images: Images, index: int, values: Values) -> str:
     if not total:
         return images.cases[index].case
     asked, found = values[f"requested_{total}"], values[f"measured_{total}"]
-    return f"{images.cases[index].case}: {found:.0f} mm³ of {asked:.0f} requested"
+    what = total.removeprefix("volume_").replace("_", " ")
+    return f"{images.cases[index].case}: {what} {found:.0f} mm³ of {asked:.0f} requested"
 
 
 def _real(scores: Sequence[Score]) -> Iterator[Score]:

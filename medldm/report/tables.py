@@ -9,6 +9,7 @@ from typing import Any
 from medldm.files import read_json, read_yaml, sha256
 from medldm.metrics.base import Score
 from medldm.report.html import Table
+from medldm.tracking import names_only
 
 #: start of a score's name -> what it says
 MEANING = {
@@ -70,7 +71,7 @@ def score_table(title: str, scores: Sequence[Score]) -> Table:
         if score.name in beside:
             continue
         yardstick = next((by_name[score.name + end] for end in YARDSTICKS if score.name + end in by_name), None)
-        rows.append((score.name, _text(score), _beside(yardstick, score.n), str(score.n), score.unit, _meaning(score)))
+        rows.append((score.name, _text(score), _beside(yardstick, score.n), str(score.n), score.unit, _meaning(score, yardstick is None)))
     return Table(title, ("name", "value [95 % interval]", "beside it", "n", "unit", "what it says"), rows, figures=(0, 1, 2, 3, 4))
 
 
@@ -85,13 +86,13 @@ def lineage_table(folders: dict[str, Path]) -> Table:
         about = read_json(folder / "cohort.json") if (folder / "cohort.json").is_file() else {}
         record = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
         config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-        rows.append((role, "folder", str(folder)))
+        rows.append((role, "folder", folder.name))  # the page is passed on: who reads it need not know where things lay
         rows += [(role, key, str(about[key])) for key in ("cases", "synthetic", "fingerprint") if key in about]
         rows += [(role, f"made from {parent}", str(value)) for parent, value in about.get("parents", {}).items()]
         rows += [(role, "packages", _plain({"medldm": record["medldm"], **record["packages"]}))] if record else []
         rows += [(role, f"read {name}", str(value)) for name, value in record.get("reads", {}).items()]
         rows += [(role, f"sha256 of {name}", value) for name, value in record.get("outputs", {}).items() if name.startswith("model.")]
-        rows += [(role, "configuration", _plain(config))] if config else []
+        rows += [(role, "configuration", _plain(names_only(config)))] if config else []
     return Table("", ("of", "what", "value"), rows, figures=(0, 1))
 
 
@@ -108,8 +109,9 @@ def _plain(values: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {value}" for key, value in values.items())
 
 
-def _meaning(score: Score) -> str:
+def _meaning(score: Score, alone: bool) -> str:
     text = next((text for start, text in MEANING.items() if score.name.startswith(start)), "")
+    text = text.split(" Beside it")[0] if alone else text
     return f"{text} [{score.on}]" if score.on else text
 
 

@@ -87,8 +87,10 @@ class Segmentation(Task):
     def judge(self, model: nn.Module, images: Images, index: int) -> Values:
         """See `Task`."""
         found = model.probabilities(torch.from_numpy(images.image(index))[None].to(device_of(model))).argmax(1)[0]
-        values = label_values(found.cpu().numpy(), images.label(index), images.cohort.labels, images.spacing(index))
-        dices = [value for name, value in values.items() if name.startswith("dice_")]
+        label, names = images.label(index), images.cohort.labels
+        values = label_values(found.cpu().numpy(), label, names, images.spacing(index))
+        # the mean is of the structures that are there, so that it is one of the same structures for every arm
+        dices = [values[f"dice_{name}"] for value, name in names.items() if (label == value).any()]
         return values | ({"dice": sum(dices) / len(dices)} if dices else {})
 
 

@@ -70,7 +70,7 @@ def test_what_is_missing_is_predicted_and_nothing_else_changes(partial, annotate
 def test_predicted_label_maps_are_no_real_ones_downstream(annotated):
     study = Study.of(Downstream(), annotated, annotated)
     assert {case.case for case in study.train} & set(annotated.facts["predicted_labels"]) == set()
-    assert study.labelled == len({case.patient for case in study.train}) < len({case.patient for case in annotated.split("train")})
+    assert study.told == len({case.patient for case in study.train}) < len({case.patient for case in annotated.split("train")})
 
 
 def test_a_second_call_does_nothing(partial, annotated, capsys):

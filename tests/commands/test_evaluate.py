@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -24,7 +25,7 @@ from medldm.volume import Volume, write_volume
 SPLITS = ("train",) * 6 + ("test",) * 5
 
 
-def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False, origin=""):
+def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False, origin="", spacing=1.0, channels=1, **facts):
     """Images with two boxes, their label maps, and the volumes of the boxes as covariates."""
     rng, cases = np.random.default_rng(seed), []
     for i in range(count):
@@ -33,13 +34,15 @@ def write_cohort(root, count, seed, splits=None, unit="a.u.", synthetic=False, o
         label[2 : 2 + rng.integers(3, 6), 3:9, 3:9], label[9 : 10 + rng.integers(3, 6), 3:9, 3:9] = 1, 2
         image = (label / 2 - 0.5 + rng.normal(0, 0.1, shape)).clip(-1, 1)
         paths = [f"images/{i}.nii.gz", f"labels/{i}.nii.gz"]
-        write_volume(root / paths[0], Volume(torch.tensor(image, dtype=torch.float32)[None], np.eye(4)))
-        write_volume(root / paths[1], Volume(torch.from_numpy(label)[None], np.eye(4), "label"))
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        write_volume(root / paths[0], Volume(torch.tensor(image, dtype=torch.float32).expand(channels, *shape), affine))
+        write_volume(root / paths[1], Volume(torch.from_numpy(label)[None], affine, "label"))
         volumes = {f"volume_{name}": float((label == value).sum()) for value, name in ((1, "left"), (2, "right"))}
         split = splits[i] if splits else ""
-        cases.append(Case(f"c{i:02d}", f"{root.name}{i}", split, *paths, f"{root.name}{i}", shape, (1.0, 1.0, 1.0), covariates=volumes))
+        digest = sha256(*(root / path for path in paths))
+        cases.append(Case(f"c{i:02d}", f"{root.name}{i}", split, *paths, digest, shape, (spacing,) * 3, covariates=volumes))
     units = {"volume_left": "mm3", "volume_right": "mm3"}
-    Cohort(root, tuple(cases), unit, {1: "left", 2: "right"}, units, {"cohort": origin}, synthetic=synthetic).save()
+    Cohort(root, tuple(cases), unit, {1: "left", 2: "right"}, units, {"cohort": origin}, synthetic=synthetic, facts=facts).save()
     return root
 
 
@@ -85,7 +88,12 @@ def test_both_modes_write_all_rows(made):
     missing = {name for name, row in rows.items() if "not computable" in row["on"]}
     near = ("precision", "recall", "density", "coverage")
     assert missing == {f"{measure}_{features}{end}" for measure in near for features in ("haar_v1", "radiomics_v1") for end in ("", "_real")}
-    assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for n, r in rows.items() if n not in {"copies_threshold", *missing})
+    assert all(
+        float(r["low"]) <= float(r["value"]) <= float(r["high"])
+        for n, r in rows.items()
+        if n not in {"copies_threshold", "voxels_per_number", *missing}
+    )
+    assert rows["voxels_per_number"]["low"] == "nan", "known, not estimated"
     assert all("split test of cohort" in row["on"] for row in rows.values())
 
 
@@ -129,13 +137,69 @@ def test_a_second_call_says_what_exists(made, capsys):
 def test_the_training_split_is_not_compared_with_itself(made, tmp_path):
     root, _ = made
     evaluate(tmp_path / "out", root / "real", generated=root / "generated", split="train")
-    assert not {"nearest_train", "copies", "mmd2_haar_v1_real"} & set(read_metrics(tmp_path / "out"))
+    rows = read_metrics(tmp_path / "out")
+    assert not {"nearest_train", "mmd2_haar_v1_real"} & set(rows)
+    assert rows["copies"]["value"] == rows["authenticity_haar_v1"]["value"] == "nan" and "not in the reference" in rows["copies"]["on"]
+
+
+def test_copies_of_what_is_not_here_are_not_said_to_be_none(made, tmp_path):
+    """An independent reference holds other patients than the generator was trained on."""
+    root, _ = made
+    evaluate(tmp_path / "out", root / "real", generated=root / "generated", independent=True)
+    rows = read_metrics(tmp_path / "out")
+    for name in ("copies", "authenticity_haar_v1", "authenticity_radiomics_v1"):
+        assert rows[name]["value"] == "nan" and "not in the reference" in rows[name]["on"]
+    assert "nearest_train" not in rows and float(rows["mmd2_haar_v1_real"]["value"]) == float(
+        read_metrics(root / "both")["mmd2_haar_v1_real"]["value"]
+    )
+
+
+def test_predicted_label_maps_judge_nothing(made, tmp_path):
+    root, _ = made
+    write_cohort(tmp_path / "annotated", len(SPLITS), 0, SPLITS[:8] + ("val",) * 3, predicted_labels=["c02", "c09"])
+    with pytest.raises(UserError, match=r"1 of 3 cases of the split 'val' .* are predicted by `annotate`"):
+        evaluate(tmp_path / "out", tmp_path / "annotated", generated=root / "generated", split="val", independent=True)
+    evaluate(tmp_path / "out", tmp_path / "annotated", generated=root / "generated", independent=True)
+
+
+def test_files_are_those_that_were_written(made, tmp_path):
+    root, _ = made
+    origin = Cohort.load(root / "real").fingerprint()
+    swapped, missing = (write_cohort(tmp_path / name, 3, 4, synthetic=True, origin=origin) for name in ("swapped", "missing"))
+    (swapped / "images" / "1.nii.gz").write_bytes((swapped / "images" / "0.nii.gz").read_bytes())
+    (missing / "labels" / "2.nii.gz").unlink()
+    for cohort, message in ((swapped, r"1\.nii\.gz is not the file that was written"), (missing, r"2\.nii\.gz is missing, which")):
+        with pytest.raises(UserError, match=message):
+            evaluate(tmp_path / "out", root / "real", generated=cohort)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(lambda label: label[:-2], "its image"), (lambda label: label * 4, "has the value 4; .* names 0 and")]
+)
+def test_label_maps_fit_their_image_and_their_names(made, tmp_path, change, message):
+    root, _ = made
+    cohort = write_cohort(tmp_path / "odd", 3, 4, synthetic=True, origin=Cohort.load(root / "real").fingerprint())
+    image = nibabel.load(cohort / "labels" / "1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(change(image.get_fdata(dtype=np.float32)), image.affine), cohort / "labels" / "1.nii.gz")
+    accept(cohort)
+    with pytest.raises(UserError, match=message):
+        evaluate(tmp_path / "out", root / "real", generated=cohort)
+
+
+def accept(cohort):
+    """Record the files of a cohort as they are now."""
+    found = Cohort.load(cohort)
+    replace(found, cases=tuple(replace(c, sha256=sha256(cohort / c.image, cohort / c.label)) for c in found)).save()
 
 
 def test_wrong_input_is_refused_before_anything_is_written(made, tmp_path):
     root, _ = made
     write_cohort(tmp_path / "hounsfield", 3, 2, unit="HU", synthetic=True)
     write_cohort(tmp_path / "other", 3, 2, synthetic=True, origin="elsewhere")
+    origin = Cohort.load(root / "real").fingerprint()
+    write_cohort(tmp_path / "large", 3, 2, synthetic=True, origin=origin, spacing=2.0)
+    write_cohort(tmp_path / "two", 3, 2, synthetic=True, origin=origin, channels=2)
     write_run(tmp_path / "elsewhere", LeanAutoencoder(1, 2, 4, (8,), 1), "elsewhere")
     write_run(tmp_path / "denoiser", nn.ReLU())
     write_run(tmp_path / "three", LeanAutoencoder(1, 3, 4, (8,), 1))
@@ -150,6 +214,13 @@ def test_wrong_input_is_refused_before_anything_is_written(made, tmp_path):
         ({"autoencoder": tmp_path / "denoiser"}, "holds a ReLU, not an autoencoder"),
         ({"autoencoder": tmp_path / "three"}, "codes labels 1..3"),
         ({"autoencoder": root / "generated"}, "holds no run"),
+        ({"generated": tmp_path / "large"}, r"large are 2 x 2 x 2 mm, those of .*real 1 x 1 x 1 mm"),
+        ({"generated": tmp_path / "two"}, "have 2 contrasts"),
+        ({"generated": root / "generated", "inside": ("left",)}, "--inside is for --autoencoder"),
+        ({"generated": root / "generated", "memory": "8GB"}, "--memory or offload is for --autoencoder"),
+        ({"autoencoder": root / "autoencoder", "features": [tmp_path]}, "--features is for --generated"),
+        ({"autoencoder": root / "autoencoder", "series": True}, "--series is for --generated"),
+        ({"generated": root / "generated", "series": True}, "have 1 time points, 3 are needed"),
     ]
     for arguments, message in wrong:
         with pytest.raises(UserError, match=message):
@@ -191,7 +262,8 @@ def test_a_downstream_study_compares_arms_patient_by_patient(made, tmp_path):
     ratio = np.mean([means["synthetic", 0, p] for p in patients]) / np.mean([means["real", 6, p] for p in patients])
     assert float(rows["downstream_synthetic_over_real"]["value"]) == pytest.approx(ratio)
     assert float(rows["downstream_agreement_dice"]["value"]) == pytest.approx(np.mean(agreements)) and len(agreements) == 2 * 5
-    assert "unfair: the generator saw label maps of 6 patients" in rows["downstream_gain_n3"]["on"]
+    assert "unfair: the generator was told label maps of 6 patients" in rows["downstream_gain_n3"]["on"]
+    assert "unfair: the generator was told label maps of 6 patients" in report.read_text()
     assert "unfair" not in rows["downstream_gain_n6"]["on"] + rows["downstream_dice_real_n3"]["on"]
     assert "mean of 2 trainings" in rows["downstream_dice_synthetic"]["on"] and rows["downstream_dice_synthetic"]["n"] == "5"
     assert "<h2>Downstream</h2>" in report.read_text()
@@ -205,6 +277,7 @@ def test_a_covariate_can_be_the_task(made, tmp_path):
     real, both = (float(rows[f"downstream_error_{arm}_n6"]["value"]) for arm in ("real", "both"))
     assert float(rows["downstream_gain_n6"]["value"]) == pytest.approx(real - both)
     assert {"downstream_error_synthetic", "downstream_synthetic_over_real", "downstream_agreement_error"} <= set(rows)
+    assert rows["downstream_error_real_n6"]["unit"] == rows["downstream_gain_n6"]["unit"] == "mm3" != rows["downstream_synthetic_over_real"]["unit"]
 
 
 def test_an_unfair_or_impossible_study_is_refused(made, tmp_path):
@@ -245,6 +318,7 @@ def test_voxels_that_are_no_numbers_end_the_evaluation(made, tmp_path):
     voxels = image.get_fdata(dtype=np.float32)
     voxels[2, 2, 2] = np.nan
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine, image.header), bad / "images" / "1.nii.gz")
+    accept(bad)
     with pytest.raises(UserError, match=r"1\.nii\.gz has 1 voxels that are NaN"):
         evaluate(tmp_path / "out", root / "real", generated=bad)
 
@@ -263,3 +337,14 @@ def test_images_can_be_compared_inside_structures_and_lesions_counted(made, tmp_
         assert float(rows["lesion_precision_right"]["value"]) == 1 - counts["false"] / counts["claimed"]
     with pytest.raises(UserError, match=r"middle is no structure of .*; there are left, right"):
         evaluate(tmp_path / "wrong", root / "real", autoencoder=root / "autoencoder", inside=("middle",))
+
+
+def test_a_case_without_the_structure_is_passed_over(tmp_path):
+    cohort = write_cohort(tmp_path / "real", len(SPLITS), 0, SPLITS)
+    image = nibabel.load(cohort / "labels" / "8.nii.gz")
+    label = image.get_fdata(dtype=np.float32)
+    nibabel.save(nibabel.Nifti1Image(label * (label != 1), image.affine), cohort / "labels" / "8.nii.gz")
+    accept(cohort)
+    run = write_run(tmp_path / "run", LeanAutoencoder(1, 2, 4, (8, 8), 1), Cohort.load(cohort).fingerprint())
+    report = evaluate(tmp_path / "out", cohort, autoencoder=run, inside=("left",))
+    assert read_metrics(tmp_path / "out")["psnr"]["n"] == "4" and "worst of 4 cases" in report.read_text()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from medldm.metrics.base import Score, write_scores
-from medldm.metrics.bootstrap import bootstrap, case_weights, interval, summarise
+from medldm.metrics.bootstrap import bootstrap, case_weights, interval, summarise, summarise_share
 
 
-@pytest.mark.parametrize("patients", [8, 40])
+@pytest.mark.parametrize("patients", [2, 3, 5, 8, 40])
 def test_intervals_of_the_mean_hold_the_truth_in_93_to_97_of_100_cases(patients):
     rng, hits, trials = np.random.default_rng(0), 0, 1500
     for seed in range(trials):
@@ -37,6 +37,16 @@ def test_one_patient_has_no_interval():
     score = summarise("psnr", [1.0, 3.0], ["a", "a"], "dB")
     assert (score.value, score.n) == (2.0, 1)
     assert math.isnan(score.low) and math.isnan(score.high)
+
+
+def test_shares_have_exact_intervals():
+    """Clopper & Pearson: of 0 in n the upper end is 1 - .025^(1/n)."""
+    none = summarise_share("copies", np.zeros(32), [f"p{n}" for n in range(32)], "cases")
+    assert (none.value, none.low, none.n) == (0, 0, 32) and none.high == pytest.approx(32 * (1 - 0.025 ** (1 / 32)))
+    half = summarise_share("whole", [0, 1] * 5, [f"p{n}" for n in range(10)])
+    assert (half.low, half.high) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+    scans = summarise_share("whole", [0, 1] * 50, [f"p{n // 10}" for n in range(100)])
+    assert (scans.value, scans.low, scans.high, scans.n) == (0.5, half.low, half.high, 10)
 
 
 def test_cases_of_one_patient_stand_together():

@@ -45,8 +45,11 @@ def test_diversity_is_the_mean_over_pairs_of_different_patients(store):
     fake, real = Diversity()(cohort, cohort)
     assert fake.value == pytest.approx(np.mean(pairs), abs=1e-6) == real.value
     assert (fake.name, real.name, fake.n) == ("pairwise_ms_ssim", "pairwise_ms_ssim_real", 3)
-    scans = store(images, patients=["a", "b", "a"], name="scans")
-    assert Diversity()(scans, scans)[0].value == pytest.approx(np.mean([pairs[0], pairs[2]]), abs=1e-6)
+    scans = store([*images, images[1]], patients=["a", "b", "a", "c"], name="scans")
+    others = [pairs[0], pairs[0], pairs[2], 1.0, pairs[2]]  # a-b, a-c, b-a', b-c, a'-c
+    assert Diversity()(scans, scans)[0].value == pytest.approx(np.mean(others), abs=1e-6)
+    two = store(images[:2], name="two")
+    assert all(np.isnan(score.value) and "at least 3 patients" in score.on for score in Diversity()(two, two))
 
 
 def test_diversity_samples_pairs_by_seed(store):

@@ -71,7 +71,9 @@ def test_covariates_are_read_off_the_volumes(store):
 
 def test_constant_covariates_and_unlabelled_cohorts_have_no_score(store):
     real = cohort(store, {"age": LEFT * 1.0}, name="real")
-    assert scores(cohort(store, {"age": [50.0] * 6}, name="fake"), real) == {}
+    found = scores(cohort(store, {"age": [50.0] * 6}, name="fake"), real)
+    assert list(found) == ["fidelity_r_age"] and np.isnan(found["fidelity_r_age"].value)
+    assert "the same was asked for in every case" in found["fidelity_r_age"].on
     assert scores(store([np.zeros((4, 4, 4))] * 3, covariates={"volume_left": [1.0, 2.0, 3.0]}, name="bare"), real) == {}
 
 

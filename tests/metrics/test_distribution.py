@@ -119,7 +119,7 @@ def test_feature_distance_tells_smooth_from_rough_images(store):
         assert null[name].high < far[name].low and null[name].low <= null[name].value <= null[name].high
     assert far["kid_haar_v1"].value > null["kid_haar_v1"].high
     assert far["precision_haar_v1"].value == far["coverage_haar_v1"].value == 0 < null["precision_haar_v1"].value
-    assert far["frechet_haar_v1"].on == "haar_v1; 2 principal components"
+    assert far["frechet_haar_v1"].on == "haar_v1; 2 principal components; 8 against 12 patients"
 
 
 def test_what_cannot_be_computed_is_marked_and_no_number(store):
@@ -129,14 +129,17 @@ def test_what_cannot_be_computed_is_marked_and_no_number(store):
     assert [s.name for s in scores] == [f"{m}_haar_v1" for m in ("mmd2", "kid", "frechet", "precision", "recall", "density", "coverage")]
     assert all(np.isnan([s.value, s.low, s.high]).all() and "at least 3 patients" in s.on and s.n == 2 for s in scores)
     marked = {s.name.partition("_")[0]: s.on for s in FeatureDistance()(four, real) if np.isnan(s.value)}
-    assert marked == dict.fromkeys(("precision", "recall", "density", "coverage"), "not computable: more than 5 cases of each cohort are needed")
+    assert marked == dict.fromkeys(("precision", "recall", "density", "coverage"), "not computable: more than 5 patients of each cohort are needed")
+    three = {s.name.partition("_")[0]: s for s in FeatureDistance()(store(rough[12:15], name="d"), real)}
+    assert "at least 4 patients" in three["frechet"].on and np.isfinite(three["mmd2"].value)
 
 
 def test_copies_are_not_authentic(store):
     rough, _ = rough_and_smooth()
     training, fresh, copies = store(rough[:10], name="a"), store(rough[10:20], name="b"), store(rough[:10], name="c")
-    share = [{s.name: s.value for s in FeatureDistance(training=training)(i, fresh)}["authenticity_haar_v1"] for i in (copies, fresh)]
-    assert share[0] == 0 < share[1]
+    made, new = ({s.name: s for s in FeatureDistance(training=training)(i, fresh)} for i in (copies, fresh))
+    assert made["authenticity_haar_v1"].value == 0 < new["authenticity_haar_v1"].value == made["authenticity_haar_v1_real"].value
+    assert made["authenticity_haar_v1"].low == 0 < made["authenticity_haar_v1"].high < 0.4, "none of 10 is no proof of none at all"
 
 
 def test_features_are_worked_out_once(store, monkeypatch):
@@ -163,4 +166,4 @@ def test_a_case_may_have_several_rows_and_views(store):
     real, same, other = store(rough[:12], name="a"), store(rough[12:], name="b"), store(smooth, name="c")
     assert Slices().cases(real).shape == (12, 2)
     null, far = ({s.name: s for s in FeatureDistance(Slices(), basis=real)(images, real)}["frechet_slices"] for images in (same, other))
-    assert null.high < far.low and far.n == 24
+    assert null.high < far.low and far.n == 12 and far.on.endswith("24 against 12 patients")
