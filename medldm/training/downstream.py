@@ -63,7 +63,11 @@ class Task(ABC):
         real = chosen(self.train, arm.size, arm.seed) if arm.size else None
         if real is None or arm.name != "both":
             return self.samples(real or self.synthetic, batch, arm.seed)
-        return Mixed(self.samples(real, batch - slots, arm.seed), self.samples(self.synthetic, slots, arm.seed), batch - slots)
+        real_part, made_part = self.samples(real, batch - slots, arm.seed), self.samples(self.synthetic, slots, arm.seed)
+        if self.settings.until == 1:
+            return Mixed(real_part, made_part, batch - slots, real_part, self.settings.training.steps)
+        until = round(self.settings.until * self.settings.training.steps)
+        return Mixed(real_part, made_part, batch - slots, self.samples(real, batch, arm.seed), until)
 
 
 class Segmentation(Task):
@@ -131,19 +135,22 @@ class Covariate(Task):
 
 
 class Mixed(Dataset):
-    """Batches of which the first slots come from one dataset and the others from another.
+    """Batches of which the first slots come from one dataset and the others from another, up to a step; then whole ones of a third.
 
     Args:
-        first, second: keyed by (step, slot).
+        first, second, third: keyed by (step, slot).
         slots: of the first.
+        until: the first step of the third.
     """
 
-    def __init__(self, first: Dataset, second: Dataset, slots: int):
-        self.first, self.second, self.slots = first, second, slots
+    def __init__(self, first: Dataset, second: Dataset, slots: int, third: Dataset, until: int):
+        self.first, self.second, self.slots, self.third, self.until = first, second, slots, third, until
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The sample of one slot of one step."""
         step, slot = key
+        if step >= self.until:
+            return self.third[key]
         return self.first[key] if slot < self.slots else self.second[step, slot - self.slots]
 
 

@@ -38,6 +38,8 @@ class Downstream:
         sizes: real training patients of the arms "real" and "both"; all that there are by default.
         seeds: trainings per arm, which differ in real patients, initial weights and order.
         share: of each batch that is synthetic in arms of both, in (0, 1).
+        until: part of the steps of arms of both that have synthetic samples, in (0, 1]; in the others all samples are real, so that the
+            network ends on label maps that are.
         covariate: predict it, a number or a category; by default the labels are segmented.
         widths: of the network, see `Segmenter` (segmentation) or `FeatureEncoder` (covariate).
         training: length, batch, learning rates, precision of each arm.
@@ -48,6 +50,7 @@ class Downstream:
     sizes: tuple[int, ...] = ()
     seeds: int = 3
     share: float = 0.5
+    until: float = 1.0
     covariate: str | None = None
     widths: tuple[int, ...] = (32, 64, 128)
     training: Training = field(default_factory=lambda: Training(steps=800))
@@ -55,8 +58,8 @@ class Downstream:
     crop: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or not 0 < self.share < 1 or min(self.sizes, default=1) < 1:
-            raise UserError("downstream.seeds and downstream.sizes must be at least 1, downstream.share must lie between 0 and 1.")
+        if self.seeds < 1 or not 0 < self.share < 1 or not 0 < self.until <= 1 or min(self.sizes, default=1) < 1:
+            raise UserError("downstream.seeds and downstream.sizes must be at least 1, downstream.share and downstream.until lie between 0 and 1.")
         self.training.check_trains()
         if not 0 < self.synthetic_slots < self.training.batch:
             found = f"downstream.share={self.share} of downstream.training.batch={self.training.batch}"

@@ -37,8 +37,9 @@ def test_every_arm_is_trained_with_every_seed():
 
 
 def test_an_arm_of_both_takes_its_share_of_every_batch_from_the_synthetic_cases():
-    mixed = Mixed({(7, slot): f"real {slot}" for slot in range(3)}, {(7, 0): "synthetic 0"}, 3)
+    mixed = Mixed({(7, slot): f"real {slot}" for slot in range(3)}, {(7, 0): "synthetic 0"}, 3, {(8, 3): "real 3"}, 8)
     assert [mixed[7, slot] for slot in range(4)] == ["real 0", "real 1", "real 2", "synthetic 0"]
+    assert mixed[8, 3] == "real 3", "the last steps are real alone"
     assert Downstream(share=0.25).synthetic_slots == 1
 
 
