@@ -17,6 +17,7 @@ from medldm.commands.evaluate import evaluate
 from medldm.commands.generate import generate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
+from medldm.commands.train_restorer import train_restorer
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_json
@@ -150,6 +151,20 @@ def test_draws_are_whitened_as_draws(chain, tmp_path, draw):
     first, again, later = drawn[0, 0][0], drawn[0, 0][0], [drawn[step, slot][0] for step in range(1, 40) for slot in range(2)]
     assert torch.equal(first, again)
     assert any(torch.equal(first, other) for other in later) == (draw == "fixed")  # the same case and window comes again
+
+
+def test_a_restorer_learns_from_images_and_their_decoded_latents(chain, phantom_cohort, tmp_path, capsys):
+    options = dict(width=8, blocks=1, training=BRIEF)
+    run = train_restorer(phantom_cohort.root, chain / "latents", tmp_path / "restorer", **options)
+    model = load_model(run)
+    assert 0.01 < model.residual < 1 and f"{model.residual:.3f}" in capsys.readouterr().out
+    x = torch.zeros(1, 1, 8, 9, 10)
+    assert model(x, torch.tensor([0.1]), x).shape == x.shape
+    assert train_restorer(phantom_cohort.root, chain / "latents", tmp_path / "restorer", **options) == run
+    for latents, message in ((chain / "diffusion", "not an autoencoder"), (chain / "generated", "holds no model")):
+        with pytest.raises(UserError, match=message):
+            train_restorer(phantom_cohort.root, latents, tmp_path / "wrong", **options)
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_latents_of_another_autoencoder_are_refused(chain, tmp_path, capsys):
