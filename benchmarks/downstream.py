@@ -87,6 +87,7 @@ def chain(cohort: Path, size: int, root: Path, options: argparse.Namespace) -> P
         downstream__sizes=f"[{size}]",
         downstream__seeds=options.seeds,
         downstream__training__steps=options.steps,
+        downstream__until=options.until,
     )
     return out
 
@@ -150,7 +151,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 140])
     parser.add_argument("--count", type=int, default=200, help="generated cases")
-    parser.add_argument("--steps", type=int, default=500, help="of every segmentation network")
+    parser.add_argument("--steps", type=int, default=2000, help="of every segmentation network")
+    parser.add_argument("--until", type=float, default=0.6, help="part of the steps of arms of both that have synthetic samples")
     parser.add_argument("--diffusion_steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--causes", action="store_true", help="train the arms between real and synthetic, too")

@@ -27,7 +27,8 @@ class Augment:
         gamma: largest logarithm of the exponent: 0.3 gives exponents from 0.74 to 1.35.
         noise: largest standard deviation of Gaussian noise, for intensities in [-1, 1].
         blur_mm: largest standard deviation of a Gaussian along each axis.
-        probability: of each of these but flips, on its own.
+        probability: of each of these but flips and bending, on its own.
+        elastic_probability: of bending, which takes ten times as long as the others; that of nnU-Net by default.
     """
 
     flip: tuple[int, ...] = ()
@@ -40,6 +41,7 @@ class Augment:
     noise: float = 0.0
     blur_mm: float = 0.0
     probability: float = 0.5
+    elastic_probability: float = 0.2
 
     def __post_init__(self):
         strengths = (self.degrees, self.scale, self.shift_mm, self.elastic_mm, self.bias, self.gamma, self.noise, self.blur_mm)
@@ -47,8 +49,8 @@ class Augment:
             raise UserError("The strengths of Augment are not at least 0, degrees at most 180, scale at most 0.5 and shift_mm at most 100.")
         if not set(self.flip) <= {0, 1, 2}:
             raise UserError(f"flip {self.flip} names other axes than 0, 1 and 2.")
-        if not 0 < self.probability <= 1:
-            raise UserError(f"probability {self.probability} is not above 0 and at most 1.")
+        if not (0 < self.probability <= 1 and 0 < self.elastic_probability <= 1):
+            raise UserError(f"probability {self.probability} or elastic_probability {self.elastic_probability} is not above 0 and at most 1.")
 
     def reach(self, size: Shape3, spacing: tuple[float, float, float]) -> Shape3:
         """Voxels beyond each side of a crop that may be turned, shrunk or shifted into it.
@@ -98,7 +100,7 @@ class Augment:
         wanted = (
             (self.flip, lambda: torchio.RandomFlip(self.flip, flip_probability=0.5)),
             (place, lambda: torchio.RandomAffine(size, self.degrees, self.shift_mm, isotropic=True, **chance)),
-            (self.elastic_mm, lambda: torchio.RandomElasticDeformation(7, self.elastic_mm, **chance)),
+            (self.elastic_mm, lambda: torchio.RandomElasticDeformation(7, self.elastic_mm, p=self.elastic_probability)),
             (self.bias, lambda: torchio.RandomBiasField(self.bias, **chance)),
             (self.gamma, lambda: torchio.RandomGamma(self.gamma, **chance)),
             (self.noise, lambda: torchio.RandomNoise(0, (0, self.noise / 2), **chance)),  # half, in the range [0, 1]
