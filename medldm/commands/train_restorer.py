@@ -55,11 +55,12 @@ def train_restorer(
     source, autoencoder = Cohort.load(cohort), load_model(latents)
     if not isinstance(autoencoder, Autoencoder):
         raise UserError(f"{latents} holds a {type(autoencoder).__name__}, not an autoencoder.", "Give a folder of `medldm cache-latents`.")
-    if Cohort.load(latents).parents.get("cohort") != source.fingerprint():
+    coded = Cohort.load(latents)
+    if coded.parents.get("cohort") != source.fingerprint():
         raise UserError(f"{latents} holds latents of another cohort than {cohort}.", "Cache the latents of this one.")
     train, val = images_of(source, cohort)
     size = crop_size(source.where(lambda case: case.status == "ok" and case.split in ("train", "val")), 2, crop, LARGEST_CROP)
-    reads = {"cohort": source.fingerprint(), "latents": Cohort.load(latents).fingerprint()}
+    reads = {"cohort": source.fingerprint(), "latents": coded.fingerprint()}
 
     from medldm.training.restorer import GuidedCrops, RestorerTraining
 

@@ -40,16 +40,15 @@ class ClassifierScore(Metric):
                 reason = f"two classes of {FEWEST} real patients and {FEWEST} generated cases are needed"
                 scores.append(not_computable(f"classifier_score_{name}_{self.features.name}", generated, reason))
             else:
-                scores += self._scores(name, generated, reference, known)
+                scores += self._scores(name, generated, reference, known, classes, patients)
         return scores
 
-    def _scores(self, name: str, generated: Images, reference: Images, known: list[int]) -> list[Score]:
+    def _scores(self, name: str, generated: Images, reference: Images, known: list[int], classes: list[str], patients: list[str]) -> list[Score]:
         from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-        x, y = self.features.cases(reference)[known], [str(reference.cases[i].covariates[name]) for i in known]
-        patients = [reference.patients[i] for i in known]
-        made = _classifier().fit(x, y).predict_proba(self.features.cases(generated))
-        real = cross_val_predict(_classifier(), x, y, groups=patients, cv=StratifiedGroupKFold(FOLDS), method="predict_proba")
+        x = self.features.cases(reference)[known]
+        made = _classifier().fit(x, classes).predict_proba(self.features.cases(generated))
+        real = cross_val_predict(_classifier(), x, classes, groups=patients, cv=StratifiedGroupKFold(FOLDS), method="predict_proba")
         title = f"classifier_score_{name}_{self.features.name}"
         return [
             summarise(end, rows, owners, statistic=inception_score, seed=self.seed).computed(str(self.features))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, white_noise
 from medldm.operators.ct import ParallelCT
 from medldm.operators.masks import Mask, VariableDensity
 from medldm.operators.mri import CartesianMRI, Phase
@@ -50,9 +50,7 @@ class Acquisition(ABC):
     def simulate(self, operator: LinearOperator, x: Tensor, *key: int | str) -> Tensor:
         """Noisy measurements of images [B C I J K]."""
         y = operator(x)
-        e = torch.randn(y.shape, generator=keyed(*key, "noise"), dtype=torch.complex128 if y.is_complex() else torch.float64)
-        noisy = y + self.noise * (e * 2**0.5 if y.is_complex() else e).to(y)
-        return noisy * self.where(operator, y)
+        return (y + self.noise * white_noise(y, keyed(*key, "noise"))) * self.where(operator, y)
 
     def where(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """1 where y was measured, 0 where its entries only fill a grid."""

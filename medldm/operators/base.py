@@ -112,6 +112,13 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return product.double().flatten(1).sum(1)
 
 
+def white_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent normal numbers of variance 1, of real and imaginary part each, in the shape and precision of `like`."""
+    if like.is_complex():
+        return (2**0.5 * torch.randn(like.shape, generator=generator, dtype=torch.complex128)).to(like)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
 def dot_error(operator: LinearOperator, x: Tensor, y: Tensor) -> float:
     """|Re <A x, y> - Re <x, A* y>| / (|A x| |y|), the largest of a batch; zero up to rounding for an exact adjoint."""
     ax, ay = operator(x), operator.adjoint(y)

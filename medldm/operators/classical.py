@@ -74,11 +74,16 @@ class TotalVariation(Classical):
     products: int = 6
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Factors of differences along I, J, K."""
+        return tuple(min(self.spacing) / s for s in self.spacing)
+
     def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """See `Classical`."""
         right = operator.adjoint(y)
         eigenvalue = largest_eigenvalue(operator, right)
-        weight, scales = self.weight * eigenvalue, tuple(min(self.spacing) / s for s in self.spacing)
+        weight, scales = self.weight * eigenvalue, self.scales
         x = conjugate_gradients(operator.normal, right, self.products)
         # a penalty at which one shrinking moves gradients by about their own size, whatever the unit of x
         penalty = weight / gradient(x, scales).abs().square().sum(-1).mean().sqrt().clamp(min=TINY)
@@ -98,9 +103,9 @@ class TotalVariation(Classical):
 
     def objective(self, operator: LinearOperator, y: Tensor, x: Tensor) -> Tensor:
         """What is minimised, for each member of a batch [B]."""
-        weight, scales = self.weight * largest_eigenvalue(operator, operator.adjoint(y)), tuple(min(self.spacing) / s for s in self.spacing)
+        weight = self.weight * largest_eigenvalue(operator, operator.adjoint(y))
         misfit = (operator(x) - y).abs().square().flatten(1).sum(1) / 2
-        return misfit + weight * _lengths(gradient(x, scales)).flatten(1).sum(1)
+        return misfit + weight * _lengths(gradient(x, self.scales)).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,7 @@ def smooth_phase(y: Tensor, operator: CartesianMRI, width: float = 8.0) -> Tenso
         operator: of which they are.
         width: of the window, in points along each axis, on either side of frequency 0.
     """
-    windows = [_hann(n, width) for n in y.shape[2:]]
-    window = windows[0][:, None, None] * windows[1][None, :, None] * windows[2][None, None, :]
-    return operator.adjoint(y * window.to(y.device))[0, 0].angle()
+    return operator.adjoint(y * _window(y.shape[2:], [width] * 3).to(y.device))[0, 0].angle()
 
 
 def coil_maps(y: Tensor, calibration: Sequence[int]) -> Tensor:
@@ -118,9 +116,7 @@ def coil_maps(y: Tensor, calibration: Sequence[int]) -> Tensor:
     sizes = y.shape[2:]
     if any(not 1 <= c <= n for c, n in zip(calibration, sizes, strict=True)):
         raise UserError(f"calibration={tuple(calibration)} does not fit k-space of {tuple(sizes)}.")
-    windows = [_hann(n, c / 2) for n, c in zip(sizes, calibration, strict=True)]
-    window = windows[0][:, None, None] * windows[1][None, :, None] * windows[2][None, None, :]
-    block = y[0] * window.to(y.device)
+    block = y[0] * _window(sizes, [c / 2 for c in calibration]).to(y.device)
     if not block.abs().any():
         raise UserError("The calibration block of k-space is empty.", "Measure its centre, or give coil maps.")
     images = image_space(block)
@@ -130,6 +126,12 @@ def coil_maps(y: Tensor, calibration: Sequence[int]) -> Tensor:
     power = images.abs().square().sum(0).sqrt()
     floor = 1e-6 * power.max()
     return torch.where(power > floor, images * turn / power.clamp(min=floor), 0)
+
+
+def _window(sizes: Sequence[int], halves: Sequence[float]) -> Tensor:
+    """The product of one Hann window per axis [I J K]."""
+    i, j, k = (_hann(n, half) for n, half in zip(sizes, halves, strict=True))
+    return i[:, None, None] * j[None, :, None] * k[None, None, :]
 
 
 def _hann(n: int, half: float) -> Tensor:

@@ -115,8 +115,7 @@ def training_set(real: Cohort, patients: int | None, seed: int, synthetic: Cohor
     train = train if patients is None else chosen(train, patients, seed)
     made = [
         replace(case, split="train", image=_whole(synthetic, case.image), label=_whole(synthetic, case.label))
-        for case in (comparable(synthetic, real) if synthetic else ())
-        if synthetic and case.status == "ok"
+        for case in (comparable(synthetic, real).where(lambda case: case.status == "ok") if synthetic else ())
     ]
     if clash := {case.case for case in made} & {case.case for case in known}:
         raise UserError(f"{min(clash)!r} is a case of {real.root} and of the generated cohort.", "Rename it in the source and prepare that again.")

@@ -9,6 +9,7 @@ from medldm.diffusion.posteriors.base import Posterior
 from medldm.diffusion.posteriors.latent_prox import spread
 from medldm.diffusion.posteriors.measured import Measured, proximal
 from medldm.diffusion.process import Process
+from medldm.operators.base import white_noise
 from medldm.types import Denoise
 
 
@@ -41,7 +42,7 @@ class LatentDaps(Posterior):
             nonlocal last
             mean = denoise(x, t)
             variance = self.strength * spread(process, t, x)
-            centre = mean + variance.sqrt() * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+            centre = mean + variance.sqrt() * white_noise(x, generator)
             target = measured.target + measured.noise(generator)
             z = mean if last is None else last
             for _ in range(self.rounds):

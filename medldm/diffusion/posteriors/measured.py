@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion.process import column
-from medldm.operators.base import LinearOperator, conjugate_gradients, inner
+from medldm.operators.base import LinearOperator, conjugate_gradients, inner, white_noise
 
 HALVINGS = 3
 POWER_STEPS = 8
@@ -48,8 +48,7 @@ class Measured:
 
     def noise(self, generator: torch.Generator) -> Tensor:
         """A draw of the white noise around the target."""
-        e = torch.randn(self.target.shape, generator=generator, dtype=torch.complex128 if self.y.is_complex() else torch.float64)
-        return (e * 2**0.5 if self.y.is_complex() else e).to(self.target)
+        return white_noise(self.target, generator)
 
 
 def proximal(measured: Measured, z: Tensor, centre: Tensor, variance: Tensor | float, products: int, target: Tensor | None = None) -> Tensor:

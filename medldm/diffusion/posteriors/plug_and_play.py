@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medldm.operators.base import LinearOperator, conjugate_gradients
+from medldm.operators.base import LinearOperator, conjugate_gradients, white_noise
 
 PRODUCTS = 12
 
@@ -42,7 +42,7 @@ def plug_and_play(
         ridge = variance / (strength * float(level) ** 2)
         x = conjugate_gradients(lambda v, r=ridge: operator.normal(v) + r * v, back + ridge * clean, PRODUCTS, 1e-5, start=clean)
         if generator is not None and number + 1 < len(levels):
-            x = x + float(levels[number + 1]) * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+            x = x + float(levels[number + 1]) * white_noise(x, generator)
     return x
 
 
