@@ -1,6 +1,7 @@
-"""Train the network that knows the detail which latents cannot carry."""
+"""Train the network that knows the detail which a linear reconstruction, or a latent, leaves out."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor
 from medldm.cohort import Cohort
 from medldm.commands.training_run import train_run
 from medldm.commands.within import device
+from medldm.diffusion.restoration import Restoration
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder, pad_to_multiple
 from medldm.models.restorer import Restorer
+from medldm.operators.anatomy import Anatomy, stretched
+from medldm.operators.simulated import any_acquisition
 from medldm.randomness import keyed, seeded
 from medldm.run import Run, load_model
 from medldm.training.data import contrasts, crop_size, images_of, load
 from medldm.training.options import Training
+from medldm.types import Shape3
 
 LARGEST_CROP = 32
 DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements lead to are not exact
@@ -24,77 +29,116 @@ DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements 
 
 def train_restorer(
     cohort: Path,
-    latents: Path,
     out: Path,
+    latents: Path | None = None,
+    measurements: int = 6,
     width: int = 64,
     blocks: int = 6,
-    training: Training = Training(steps=3000, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03),
+    training: Training = Training(steps=3000, learning_rate=1.5e-3, other_learning_rate=1e-3, warm_up=50, final=0.03),
     crop: tuple[int, int, int] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Train a denoiser of voxels that is shown decoded latents, on the split "train"; the split "val" shows progress.
+    """Train a denoiser of voxels that is shown a first estimate of the image, on the split "train"; the split "val" shows progress.
 
-    With it `reconstruct` finds the detail between what the autoencoder can say and the image. A stopped training continues from its
-    last checkpoint when the same command is given again.
+    First estimates are the cohort's mean image, linear reconstructions of simulated measurements of all kinds (see
+    `operators.simulated`), and decoded latents. `reconstruct` lets it and the measurements take turns. A stopped training continues
+    from its last checkpoint when the same command is given again.
 
     Args:
         cohort: a folder made by `prepare`.
-        latents: the folder that `cache-latents` made of it; its autoencoder makes the guides, of exact and of disturbed latents.
         out: the run folder.
+        latents: the folder that `cache-latents` made of the cohort, whose autoencoder makes guides of exact and of disturbed latents.
+        measurements: simulated measurements of each case.
         width: channels of the blocks, at half resolution.
         blocks: residual blocks.
         training: length, batch, learning rates, precision.
         crop: voxels of a crop; by default what fits every case, at most 32.
-        seed: decides initial weights, order, places and noise.
+        seed: decides initial weights, order, places, measurements and noise.
 
     Returns:
         The run folder.
     """
     arguments = dict(locals())
     training.check_trains()
-    source, autoencoder = Cohort.load(cohort), load_model(latents)
-    if not isinstance(autoencoder, Autoencoder):
-        raise UserError(f"{latents} holds a {type(autoencoder).__name__}, not an autoencoder.", "Give a folder of `medldm cache-latents`.")
-    coded = Cohort.load(latents)
-    if coded.parents.get("cohort") != source.fingerprint():
-        raise UserError(f"{latents} holds latents of another cohort than {cohort}.", "Cache the latents of this one.")
+    if measurements < 0:
+        raise UserError(f"measurements={measurements} must be at least 0.")
+    source, autoencoder = Cohort.load(cohort), None
+    reads = {"cohort": source.fingerprint()}
+    if latents is not None:
+        autoencoder, coded = _autoencoder(latents, source, cohort)
+        reads["latents"] = coded
     train, val = images_of(source, cohort)
     size = crop_size(source.where(lambda case: case.status == "ok" and case.split in ("train", "val")), 2, crop, LARGEST_CROP)
-    reads = {"cohort": source.fingerprint(), "latents": coded.fingerprint()}
 
     from medldm.training.restorer import GuidedCrops, RestorerTraining
 
     with seeded(seed, "weights"):
-        model = Restorer(contrasts(train), width=width, blocks=blocks)
+        model = Restoration(Restorer(contrasts(train), width=width, blocks=blocks), _grid(train), train.cases[0].spacing)
     run = Run.claim(out, "train-restorer", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    autoencoder.eval().to(device())
-    cases, held_out = (guided(autoencoder, part, seed) for part in (train, val))
-    model.residual = residual_of(cases)
+    model.learn(Anatomy.of([image for image, _ in load(train)], model.grid))
+    cases, held_out = (list(_guided(model.anatomy, autoencoder, part, measurements, seed)) for part in (train, val))
+    model.restorer.residual = residual_of(cases)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
-    print(f"root mean square of what decoding leaves out: {model.residual:.3f}")
-    whole = [(image, guides[0]) for image, guides in held_out]
-    train_run(run, reads, RestorerTraining(model, training, seed, size), GuidedCrops(cases, size, training.batch, seed), whole or None, lambda: model)
+    print(f"root mean square of what guides leave out: {model.restorer.residual:.3f}")
+    whole = [(image, guides[1 if measurements else 0]) for image, guides in held_out]
+    task = RestorerTraining(model.restorer, training, seed, size)
+    train_run(run, reads, task, GuidedCrops(cases, size, training.batch, seed), whole or None, lambda: model)
     return out
 
 
+def _autoencoder(latents: Path, source: Cohort, cohort: Path) -> tuple[Autoencoder, str]:
+    """The autoencoder of latents, ready to decode, and their fingerprint.
+
+    Raises:
+        UserError: it is none, or the latents are of another cohort.
+    """
+    model = load_model(latents)
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"{latents} holds a {type(model).__name__}, not an autoencoder.", "Give a folder of `medldm cache-latents`.")
+    coded = Cohort.load(latents)
+    if coded.parents.get("cohort") != source.fingerprint():
+        raise UserError(f"{latents} holds latents of another cohort than {cohort}.", "Cache the latents of this one.")
+    return model.eval().to(device()), coded.fingerprint()
+
+
+def _grid(cohort: Cohort) -> Shape3:
+    """The median size of a cohort's images."""
+    i, j, k = (sorted(sizes)[len(sizes) // 2] for sizes in zip(*(case.shape for case in cohort), strict=True))
+    return i, j, k
+
+
+def _guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, measurements: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image [C I J K] with its guides [G C I J K]: the mean, linear reconstructions, decoded latents."""
+    for index, (image, label) in enumerate(track(load(cohort), "simulating")):
+        case = cohort.cases[index]
+        found = [stretched(anatomy.mean, image.shape[1:])]
+        found += [_measured(anatomy, image, case.spacing, seed, case.case, number) for number in range(measurements)]
+        yield image, torch.stack(found + (decoded(autoencoder, image, label, seed, index) if autoencoder else []))
+
+
 @torch.inference_mode()
-def guided(autoencoder: Autoencoder, cohort: Cohort, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Each image [C I J K] with the decoded images of its exact and its disturbed latents [G C I J K]."""
-    found = []
-    for index, (image, label) in enumerate(track(load(cohort), "decoding")):
-        x = autoencoder.join(image[None], label[None] if autoencoder.label_count else None).to(autoencoder.latent_mean.device)
-        padded, crop = pad_to_multiple(x, autoencoder.factor)
-        z = autoencoder.whiten(autoencoder.encode(padded)[0])
-        e = torch.randn(z.shape, generator=keyed(seed, "disturbance", index)).to(z)
-        guides = [autoencoder.split(autoencoder.decode(z + share * e)[(..., *crop)])[0][0].float().cpu() for share in DISTURBANCES]
-        found.append((image, torch.stack(guides)))
-    return found
+def _measured(anatomy: Anatomy, image: Tensor, spacing: tuple[float, float, float], *key: int | str) -> Tensor:
+    """The linear reconstruction [C I J K] of a random measurement of an image."""
+    acquisition = any_acquisition(keyed(*key, "acquisition"), image.shape[1:])
+    operator = acquisition.operator(image.shape[1:], spacing, *key)
+    prior = anatomy.prior(image.shape[1:], acquisition.noise)
+    return prior(operator, acquisition.simulate(operator, image[None], *key))[0].float()
+
+
+@torch.inference_mode()
+def decoded(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, *key: int | str) -> list[Tensor]:
+    """What exact and disturbed latents of an image decode to, each [C I J K]."""
+    x = autoencoder.join(image[None], label[None] if autoencoder.label_count else None).to(autoencoder.latent_mean.device)
+    padded, crop = pad_to_multiple(x, autoencoder.factor)
+    z = autoencoder.whiten(autoencoder.encode(padded)[0])
+    e = torch.randn(z.shape, generator=keyed(*key, "disturbance")).to(z)
+    return [autoencoder.split(autoencoder.decode(z + share * e)[(..., *crop)])[0][0].float().cpu() for share in DISTURBANCES]
 
 
 def residual_of(cases: list[tuple[Tensor, Tensor]]) -> float:
-    """Root mean square of images minus what their exact latents decode to."""
-    return math.sqrt(sum(float((image - guides[0]).square().mean()) for image, guides in cases) / len(cases))
+    """Root mean square of images minus their guides."""
+    return math.sqrt(sum(float((image - guides).square().mean()) for image, guides in cases) / len(cases))

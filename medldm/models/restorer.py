@@ -1,4 +1,4 @@
-"""A denoiser of voxels that is shown what an autoencoder makes of the image: it knows the detail that latents cannot carry."""
+"""A denoiser of voxels that is shown a first estimate of the image, and knows the detail which that leaves out."""
 
 import math
 
@@ -10,7 +10,7 @@ from medldm.errors import UserError
 from medldm.models.autoencoder import pad_to_multiple
 from medldm.models.shuffle import shuffle, unshuffle
 
-FREQUENCIES = 8
+FREQUENCIES = 4
 
 
 class NoiseBlock(nn.Module):
@@ -30,7 +30,7 @@ class NoiseBlock(nn.Module):
 
 
 class Restorer(nn.Module):
-    """E[x | x + s n, g] for noise levels s and a guide g, such as the decoded latents of x.
+    """E[x | x + s n, g] for noise levels s and a guide g, such as a linear reconstruction or the decoded latents of x.
 
     With r the deviation of x - g: x = g + r^2 / (r^2 + s^2) (noisy - g) + s r (r^2 + s^2)^(-1/2) F, so that the network F has to say only what
     the best linear estimate does not (Karras et al. 2022, table 1, around a guide). All wide layers run at half resolution.

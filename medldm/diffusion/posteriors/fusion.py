@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medldm.errors import UserError
+from medldm.operators.spectra import BINS, bins
 
-BINS = 12  # per axis, from frequency 0 to the highest
 SMOOTHING = 1.0  # bins
 RIDGE = 1e-3  # relative to the mean power of the estimates in a bin
 GROUPS = 2  # not measured, measured
@@ -22,8 +22,7 @@ class Fusion:
 
     The weights of a bin solve the ridge regression of the true coefficients on those of the estimates, from cross-spectra
     summed over calibration cases and smoothed over neighbouring bins (a Wiener filter with several inputs; Wiener 1949). Frequencies that
-    were measured and others are told apart: at the first the measurements know best, at the others the prior. Bins are shares of the highest
-    frequency of each axis, so that cases of any size can be used together.
+    were measured and others are told apart: at the first the measurements know best, at the others the prior. See `spectra.bins`.
 
     Args:
         weights: a [groups bins bins bins estimates].
@@ -82,8 +81,7 @@ def _places(shape: torch.Size, groups: Tensor | None) -> tuple[Tensor, int]:
 
     Weights of a frequency and of its opposite are equal, so that fused images are real: where one of the two is measured, both count as such.
     """
-    axes = [((torch.fft.fftfreq(n).abs() * 2 * BINS).long()).clamp(max=BINS - 1) for n in shape]
-    places = (axes[0][:, None, None] * BINS + axes[1][None, :, None]) * BINS + axes[2]
+    places = bins(tuple(shape))
     if groups is None:
         return places, 1
     own = torch.fft.ifftshift(groups).long()
