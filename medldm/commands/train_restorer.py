@@ -1,30 +1,25 @@
 """Train the network that knows the detail which a linear reconstruction, or a latent, leaves out."""
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from rich.progress import track
-from torch import Tensor
 
 from medldm.cohort import Cohort
 from medldm.commands.training_run import train_run
 from medldm.commands.within import device
 from medldm.diffusion.restoration import Restoration
 from medldm.errors import UserError
-from medldm.models.autoencoder import Autoencoder, pad_to_multiple
+from medldm.models.autoencoder import Autoencoder
 from medldm.models.restorer import Restorer
-from medldm.operators.anatomy import Anatomy, stretched
-from medldm.operators.simulated import any_acquisition
-from medldm.randomness import keyed, seeded
+from medldm.operators.anatomy import Anatomy
+from medldm.randomness import seeded
 from medldm.run import Run, load_model
 from medldm.training.data import contrasts, crop_size, images_of, load
+from medldm.training.guides import guided, residual_of
 from medldm.training.options import Training
 from medldm.types import Shape3
 
 LARGEST_CROP = 32
-DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements lead to are not exact
 
 
 def train_restorer(
@@ -79,15 +74,19 @@ def train_restorer(
         print(f"{out} is finished already.")
         return out
     model.learn(Anatomy.of([image for image, _ in load(train)], model.grid))
-    cases, held_out = (list(_guided(model.anatomy, autoencoder, part, measurements, seed)) for part in (train, val))
+    cases, held_out = (list(track(guided(model.anatomy, autoencoder, part, measurements, seed), "simulating", len(part))) for part in (train, val))
     model.restorer.residual = residual_of(cases)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters / 1e6:.2f} M parameters, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
-    print(f"root mean square of what guides leave out: {model.restorer.residual:.3f}")
+    _tell(model, len(train), size, training)
     whole = [(image, guides[1 if measurements else 0]) for image, guides in held_out]
     task = RestorerTraining(model.restorer, training, seed, size)
     train_run(run, reads, task, GuidedCrops(cases, size, training.batch, seed), whole or None, lambda: model)
     return out
+
+
+def _tell(model: Restoration, cases: int, size: Shape3, training: Training) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {cases} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
+    print(f"root mean square of what guides leave out: {model.restorer.residual:.3f}")
 
 
 def _autoencoder(latents: Path, source: Cohort, cohort: Path) -> tuple[Autoencoder, str]:
@@ -109,36 +108,3 @@ def _grid(cohort: Cohort) -> Shape3:
     """The median size of a cohort's images."""
     i, j, k = (sorted(sizes)[len(sizes) // 2] for sizes in zip(*(case.shape for case in cohort), strict=True))
     return i, j, k
-
-
-def _guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, measurements: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each image [C I J K] with its guides [G C I J K]: the mean, linear reconstructions, decoded latents."""
-    for index, (image, label) in enumerate(track(load(cohort), "simulating")):
-        case = cohort.cases[index]
-        found = [stretched(anatomy.mean, image.shape[1:])]
-        found += [_measured(anatomy, image, case.spacing, seed, case.case, number) for number in range(measurements)]
-        yield image, torch.stack(found + (decoded(autoencoder, image, label, seed, index) if autoencoder else []))
-
-
-@torch.inference_mode()
-def _measured(anatomy: Anatomy, image: Tensor, spacing: tuple[float, float, float], *key: int | str) -> Tensor:
-    """The linear reconstruction [C I J K] of a random measurement of an image."""
-    acquisition = any_acquisition(keyed(*key, "acquisition"), image.shape[1:])
-    operator = acquisition.operator(image.shape[1:], spacing, *key)
-    prior = anatomy.prior(image.shape[1:], acquisition.noise)
-    return prior(operator, acquisition.simulate(operator, image[None], *key))[0].float()
-
-
-@torch.inference_mode()
-def decoded(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, *key: int | str) -> list[Tensor]:
-    """What exact and disturbed latents of an image decode to, each [C I J K]."""
-    x = autoencoder.join(image[None], label[None] if autoencoder.label_count else None).to(autoencoder.latent_mean.device)
-    padded, crop = pad_to_multiple(x, autoencoder.factor)
-    z = autoencoder.whiten(autoencoder.encode(padded)[0])
-    e = torch.randn(z.shape, generator=keyed(*key, "disturbance")).to(z)
-    return [autoencoder.split(autoencoder.decode(z + share * e)[(..., *crop)])[0][0].float().cpu() for share in DISTURBANCES]
-
-
-def residual_of(cases: list[tuple[Tensor, Tensor]]) -> float:
-    """Root mean square of images minus their guides."""
-    return math.sqrt(sum(float((image - guides).square().mean()) for image, guides in cases) / len(cases))

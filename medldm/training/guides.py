@@ -1,0 +1,49 @@
+"""First estimates of training images, which a restorer is shown: the mean, linear reconstructions, decoded latents."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from medldm.cohort import Cohort
+from medldm.models.autoencoder import Autoencoder, pad_to_multiple
+from medldm.operators.anatomy import Anatomy, stretched
+from medldm.operators.simulated import any_acquisition
+from medldm.randomness import keyed
+from medldm.training.data import load
+
+DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements lead to are not exact
+
+
+def guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, measurements: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image [C I J K] with its guides [G C I J K]: the mean, linear reconstructions, decoded latents."""
+    for index, (image, label) in enumerate(load(cohort)):
+        case = cohort.cases[index]
+        found = [stretched(anatomy.mean, image.shape[1:])]
+        found += [_measured(anatomy, image, case.spacing, seed, case.case, number) for number in range(measurements)]
+        yield image, torch.stack(found + (decoded(autoencoder, image, label, seed, index) if autoencoder else []))
+
+
+@torch.inference_mode()
+def _measured(anatomy: Anatomy, image: Tensor, spacing: tuple[float, float, float], *key: int | str) -> Tensor:
+    """The linear reconstruction [C I J K] of a random measurement of an image."""
+    acquisition = any_acquisition(keyed(*key, "acquisition"), image.shape[1:])
+    operator = acquisition.operator(image.shape[1:], spacing, *key)
+    prior = anatomy.prior(image.shape[1:], acquisition.noise)
+    return prior(operator, acquisition.simulate(operator, image[None], *key))[0].float()
+
+
+@torch.inference_mode()
+def decoded(autoencoder: Autoencoder, image: Tensor, label: Tensor | None, *key: int | str) -> list[Tensor]:
+    """What exact and disturbed latents of an image decode to, each [C I J K]."""
+    x = autoencoder.join(image[None], label[None] if autoencoder.label_count else None).to(autoencoder.latent_mean.device)
+    padded, crop = pad_to_multiple(x, autoencoder.factor)
+    z = autoencoder.whiten(autoencoder.encode(padded)[0])
+    e = torch.randn(z.shape, generator=keyed(*key, "disturbance")).to(z)
+    return [autoencoder.split(autoencoder.decode(z + share * e)[(..., *crop)])[0][0].float().cpu() for share in DISTURBANCES]
+
+
+def residual_of(cases: list[tuple[Tensor, Tensor]]) -> float:
+    """Root mean square of images minus their guides."""
+    return math.sqrt(sum(float((image - guides).square().mean()) for image, guides in cases) / len(cases))
