@@ -1,4 +1,4 @@
-"""Train the network that knows the detail which a linear reconstruction, or a latent, leaves out."""
+"""Train the network that knows the detail which a mean image, or a latent, leaves out."""
 
 from pathlib import Path
 
@@ -26,7 +26,6 @@ def train_restorer(
     cohort: Path,
     out: Path,
     latents: Path | None = None,
-    measurements: int = 6,
     width: int = 64,
     blocks: int = 6,
     training: Training = Training(steps=3000, learning_rate=1.5e-3, other_learning_rate=1e-3, warm_up=50, final=0.03),
@@ -35,28 +34,25 @@ def train_restorer(
 ) -> Path:
     """Train a denoiser of voxels that is shown a first estimate of the image, on the split "train"; the split "val" shows progress.
 
-    First estimates are the cohort's mean image, linear reconstructions of simulated measurements of all kinds (see
-    `operators.simulated`), and decoded latents. `reconstruct` lets it and the measurements take turns. A stopped training continues
-    from its last checkpoint when the same command is given again.
+    First estimates are the cohort's mean image and, with latents, what exact and disturbed ones decode to. `reconstruct` lets the
+    denoiser and the measurements take turns, whatever they are of. A stopped training continues from its last checkpoint when the same
+    command is given again.
 
     Args:
         cohort: a folder made by `prepare`.
         out: the run folder.
-        latents: the folder that `cache-latents` made of the cohort, whose autoencoder makes guides of exact and of disturbed latents.
-        measurements: simulated measurements of each case.
+        latents: the folder that `cache-latents` made of the cohort, whose autoencoder makes guides; by default the mean image alone is one.
         width: channels of the blocks, at half resolution.
         blocks: residual blocks.
         training: length, batch, learning rates, precision.
         crop: voxels of a crop; by default what fits every case, at most 32.
-        seed: decides initial weights, order, places, measurements and noise.
+        seed: decides initial weights, order, places and noise.
 
     Returns:
         The run folder.
     """
     arguments = dict(locals())
     training.check_trains()
-    if measurements < 0:
-        raise UserError(f"measurements={measurements} must be at least 0.")
     source, autoencoder = Cohort.load(cohort), None
     reads = {"cohort": source.fingerprint()}
     if latents is not None:
@@ -74,10 +70,10 @@ def train_restorer(
         print(f"{out} is finished already.")
         return out
     model.learn(Anatomy.of([image for image, _ in load(train)], model.grid))
-    cases, held_out = (list(track(guided(model.anatomy, autoencoder, part, measurements, seed), "simulating", len(part))) for part in (train, val))
+    cases, held_out = (list(track(guided(model.anatomy, autoencoder, part, seed), "guides", len(part))) for part in (train, val))
     model.restorer.residual = residual_of(cases)
     _tell(model, len(train), size, training)
-    whole = [(image, guides[1 if measurements else 0]) for image, guides in held_out]
+    whole = [(image, guides[0]) for image, guides in held_out]
     task = RestorerTraining(model.restorer, training, seed, size)
     train_run(run, reads, task, GuidedCrops(cases, size, training.batch, seed), whole or None, lambda: model)
     return out

@@ -1,14 +1,17 @@
 """What restores images in voxels: a restorer with the mean and spectrum of the anatomy it was trained on. The content of a restorer run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from medldm.diffusion.posteriors.plug_and_play import plug_and_play
 from medldm.machine import cpu_has_bf16
 from medldm.models.restorer import Restorer
-from medldm.operators.anatomy import Anatomy
+from medldm.operators.anatomy import Anatomy, stretched
 from medldm.operators.base import LinearOperator
+from medldm.operators.classical import Classical, largest_eigenvalue
 from medldm.operators.spectra import BINS
 from medldm.types import Shape3
 
@@ -38,10 +41,6 @@ class Restoration(nn.Module):
         self.mean.copy_(anatomy.mean)
         self.spectrum.copy_(anatomy.spectrum)
 
-    def guide(self, operator: LinearOperator, y: Tensor, noise: float, shape: Shape3) -> Tensor:
-        """The best linear estimate of images [B C I J K] from measurements [B ...], which the restorer has learnt to be guided by."""
-        return self.anatomy.prior(shape, noise)(operator, y).float()
-
     def bind(self, guide: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """(noisy images [B C I J K], noise levels [B]) -> clean ones, in bfloat16 arithmetic where the machine is faster with it."""
 
@@ -51,3 +50,38 @@ class Restoration(nn.Module):
                 return self.restorer(x.float(), level.float(), guide).float()
 
         return restore
+
+    def clean(self, image: Tensor, level: float) -> Tensor:
+        """Images [B C I J K] without noise of a level, guided by the mean image."""
+        guide = stretched(self.mean, image.shape[2:]).expand_as(image)
+        return self.bind(guide)(image, torch.full((len(image),), level, device=image.device))
+
+
+@dataclass(frozen=True)
+class Restored(Classical):
+    """The image on which restorer and measurements agree (see `plug_and_play`), begun at the best linear estimate.
+
+    Args:
+        restoration: a restorer, mean and spectrum.
+        noise: standard deviation of the noise in measurements.
+        level: noise level that the restorer is asked for; about the error of the linear estimate.
+        penalty: for leaving what the restorer says, relative to the largest eigenvalue of A* A.
+        turns: of restorer and measurements.
+        guide: image [1 C I J K] that the restorer is shown; the mean by default.
+    """
+
+    restoration: Restoration
+    noise: float
+    level: float = 0.3
+    penalty: float = 0.02
+    turns: int = 12
+    guide: Tensor | None = None
+
+    def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
+        """See `Classical`."""
+        back = operator.adjoint(y)
+        anatomy, shape = self.restoration.anatomy, back.shape[2:]
+        guide = stretched(anatomy.mean, shape).expand_as(back) if self.guide is None else self.guide
+        start = anatomy.prior(shape, self.noise)(operator, y)
+        penalty = self.penalty * largest_eigenvalue(operator, back)
+        return plug_and_play(self.restoration.bind(guide), operator, y, start, self.level, penalty, self.turns)

@@ -90,7 +90,7 @@ class AcceleratedMRI(Acquisition):
 
 @dataclass(frozen=True)
 class SparseCT(Acquisition):
-    """Few parallel views of x + 1, which is 0 in air and 2 in the densest voxel, relative to its largest chord.
+    """Few parallel views. Line integrals are of x, -1 in air and 1 in the densest voxel (see `AboveAir` for methods that expect 0 in air).
 
     Args:
         views: evenly spread.

@@ -171,6 +171,21 @@ class Sirt(Classical):
 
 
 @dataclass(frozen=True)
+class AboveAir(Classical):
+    """A method for x + 1, which is 0 in air where images in [-1, 1] are -1; for methods that take air as nothing.
+
+    Args:
+        method: such as `Sirt` with no value below 0.
+    """
+
+    method: Classical
+
+    def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
+        """See `Classical`."""
+        return self.method(operator, y + operator(torch.ones_like(operator.adjoint(y)))) - 1
+
+
+@dataclass(frozen=True)
 class FilteredBackprojection(Classical):
     """Inverse Radon transform of parallel beams, ramp filter in space (Kak & Slaney 1988, eq. 3.61), with a Hann window.
 

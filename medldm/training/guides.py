@@ -1,4 +1,4 @@
-"""First estimates of training images, which a restorer is shown: the mean, linear reconstructions, decoded latents."""
+"""First estimates of training images, which a restorer is shown: the mean image, decoded latents."""
 
 import math
 from collections.abc import Iterator
@@ -9,29 +9,17 @@ from torch import Tensor
 from medldm.cohort import Cohort
 from medldm.models.autoencoder import Autoencoder, pad_to_multiple
 from medldm.operators.anatomy import Anatomy, stretched
-from medldm.operators.simulated import any_acquisition
 from medldm.randomness import keyed
 from medldm.training.data import load
 
 DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements lead to are not exact
 
 
-def guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, measurements: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each image [C I J K] with its guides [G C I J K]: the mean, linear reconstructions, decoded latents."""
+def guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image [C I J K] with its guides [G C I J K]: the mean, decoded latents."""
     for index, (image, label) in enumerate(load(cohort)):
-        case = cohort.cases[index]
-        found = [stretched(anatomy.mean, image.shape[1:])]
-        found += [_measured(anatomy, image, case.spacing, seed, case.case, number) for number in range(measurements)]
-        yield image, torch.stack(found + (decoded(autoencoder, image, label, seed, index) if autoencoder else []))
-
-
-@torch.inference_mode()
-def _measured(anatomy: Anatomy, image: Tensor, spacing: tuple[float, float, float], *key: int | str) -> Tensor:
-    """The linear reconstruction [C I J K] of a random measurement of an image."""
-    acquisition = any_acquisition(keyed(*key, "acquisition"), image.shape[1:])
-    operator = acquisition.operator(image.shape[1:], spacing, *key)
-    prior = anatomy.prior(image.shape[1:], acquisition.noise)
-    return prior(operator, acquisition.simulate(operator, image[None], *key))[0].float()
+        mean = stretched(anatomy.mean, image.shape[1:])
+        yield image, torch.stack([mean, *(decoded(autoencoder, image, label, seed, index) if autoencoder else [])])
 
 
 @torch.inference_mode()

@@ -13,8 +13,8 @@ from medldm.training.data import case_of
 from medldm.training.options import Training
 from medldm.types import Shape3
 
-LEVELS = (0.01, 0.6)
-VALIDATION_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4)
+LEVELS = (0.02, 1.0)
+VALIDATION_LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 #: An image [C I J K], and guides of it [G C I J K], best first.
 Guided = tuple[Tensor, Tensor]

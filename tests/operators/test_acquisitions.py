@@ -9,7 +9,6 @@ from medldm.errors import UserError
 from medldm.operators.acquisitions import AcceleratedMRI, Blurred, LargeVoxels, MissingBlock, Noisy, SparseCT, ThickSlices, ring_of_coils
 from medldm.operators.base import dot_error
 from medldm.operators.masks import PoissonDisc
-from medldm.operators.simulated import any_acquisition
 from medldm.randomness import keyed
 
 SHAPE, SPACING = (21, 24, 17), (0.8, 1.0, 2.5)
@@ -72,13 +71,3 @@ def test_shares_masks_and_coils():
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(UserError):
         make()
-
-
-def test_random_measurements_are_of_all_kinds_and_decided_by_the_generator():
-    found = [any_acquisition(keyed("kind", n), (12, 14, 13)) for n in range(60)]
-    assert {type(one) for one in found} == {AcceleratedMRI, ThickSlices, SparseCT, MissingBlock, Noisy}
-    assert found == [any_acquisition(keyed("kind", n), (12, 14, 13)) for n in range(60)]
-    x = torch.rand(1, 1, 12, 14, 13)
-    for number, acquisition in enumerate(found[:12]):
-        operator = acquisition.operator((12, 14, 13), (1.0, 1.0, 1.0), number)
-        assert acquisition.simulate(operator, x, number).isfinite().all()

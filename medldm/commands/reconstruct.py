@@ -1,0 +1,238 @@
+"""Reconstruct images from measurements, with a cohort's anatomy as the prior."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from medldm.cohort import Case, Cohort
+from medldm.commands.measured_files import files, read
+from medldm.commands.within import device
+from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
+from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.posteriors.refine import residual_ratio
+from medldm.diffusion.reconstruction import Calibration, Measurement, Reconstructor
+from medldm.diffusion.restoration import Restoration, Restored
+from medldm.errors import UserError
+from medldm.files import sha256, write_csv
+from medldm.metrics.base import Images, Score, write_scores
+from medldm.operators.acquisitions import AcceleratedMRI, Acquisition
+from medldm.operators.tuning import candidates, tune
+from medldm.randomness import keyed
+from medldm.report.inverse import Result, case_scores, write_page
+from medldm.run import Run, load_model
+from medldm.tracking import tracked
+from medldm.volume import Volume, read_volume, write_volume
+
+TUNING = 4
+STRANGE = 4.0  # standard deviations above the mean of the calibration cases
+EXPLAINED = 1.5  # times the noise
+LEVEL = 0.1  # at which a result is looked at for strangeness
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One reconstruction to make: truth [1 I J K] where it is known, the unit of the result being c (x + 1) for scale c, or x for None."""
+
+    name: str
+    patient: str
+    of: Measurement
+    affine: np.ndarray
+    truth: Tensor | None = None
+    scale: float | None = None
+
+
+def reconstruct(
+    cohort: Path,
+    restorer: Path,
+    out: Path,
+    acquisition: Acquisition = AcceleratedMRI(),
+    measurements: Path | None = None,
+    noise: float | None = None,
+    run: Path | None = None,
+    count: int | None = None,
+    samples: int = 0,
+    seed: int = 0,
+) -> Cohort:
+    """Reconstruct measured images, or held-out images of a cohort from simulated measurements.
+
+    A classical method, the best linear estimate, restorer and measurements in turns and, with --run, a latent diffusion model each give an
+    estimate; they are tuned and fused as was best on the patients of the split "val", whose measurements are simulated. The result
+    agrees with the measurements as far as their noise allows, and comes with the standard deviation of its error at each voxel.
+
+    Args:
+        cohort: a folder made by `prepare`; its split "val" calibrates, its split "test" is measured where no files are given.
+        restorer: a run of `train-restorer` on it.
+        out: the new cohort: images, `std/`, `samples/`, `reconstruction.csv`, `report.html`; with known truth also `metrics.csv`.
+        acquisition: the kind of measurement.
+        measurements: a folder of measurements, see `measured_files.read`; by default they are simulated.
+        noise: standard deviation of measured numbers, in the unit of the files; estimated from k-space by default.
+        run: a run of `train-diffusion` on the cohort, whose latents then take part.
+        count: cases of the split "test" to simulate; all by default.
+        samples: images drawn around each result, with errors of the size and smoothness that were measured.
+        seed: decides what is simulated and drawn.
+
+    Returns:
+        The cohort of results.
+    """
+    arguments = {name: value for name, value in locals().items() if name != "out"}
+    source, restoration = Cohort.load(cohort), load_model(restorer)
+    _check(source, restoration, samples, count)
+    model = None if run is None else _diffusion(run)
+    reads = {"cohort": source.fingerprint(), "restorer": sha256(Path(restorer) / "model.safetensors")}
+    found = files(measurements) if measurements is not None else []
+    reads |= {"diffusion": sha256(Path(run) / "model.safetensors")} if run is not None else {}
+    reads |= {"measurements": sha256(*found)} if found else {}
+    asked = [_read(path, acquisition, noise, restoration) for path in found] or list(_simulated(source.split("test"), acquisition, count, seed))
+    claimed = Run.claim(out, "reconstruct", arguments, reads)
+    if claimed.finished:
+        print(f"{out} is finished already.")
+        return Cohort.load(out)
+    with tracked(claimed, reads) as tracker:
+        known = list(_simulated(source.split("val"), acquisition, None, seed))
+        solver, calibration, limit = _calibrated(known, acquisition, restoration.eval().to(device()), model, seed)
+        results = [_solve(one, solver, calibration, limit, samples, seed, claimed.root) for one in track(asked, "reconstructing")]
+        scores = _written(claimed.root, results, acquisition, calibration.names)
+        tracker.metrics({score.name: score.value for score in scores})
+        made = _cohort(claimed.root, results, source, reads)
+        claimed.finish(reads, ["cohort.csv", "cohort.json", "reconstruction.csv"])
+    _tell(results, scores, claimed.root)
+    return made
+
+
+def _check(source: Cohort, restoration: object, samples: int, count: int | None) -> None:
+    """Refuse what cannot be worked with.
+
+    Raises:
+        UserError: no restorer, no patients to calibrate on, or a number out of range.
+    """
+    if not isinstance(restoration, Restoration):
+        raise UserError(f"--restorer holds a {type(restoration).__name__}.", "Give a run of train-restorer.")
+    if not len(source.split("val")):
+        raise UserError(f"{source.root} has no usable case in the split 'val', which calibrates.", "Prepare it with one.")
+    if samples < 0 or (count is not None and count < 1):
+        raise UserError(f"samples={samples} must be at least 0, count={count} at least 1.")
+
+
+def _diffusion(run: Path) -> LatentDiffusion:
+    model = load_model(run)
+    if not isinstance(model, LatentDiffusion):
+        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+    return model.eval().to(device())
+
+
+def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed: int) -> Iterator[Asked]:
+    """Measurements of the first cases of a part of a cohort.
+
+    Raises:
+        UserError: there is none.
+    """
+    images = Images(cohort)
+    if not len(images):
+        raise UserError(f"{cohort.root} has no usable case in the split 'test'.", "Give --measurements, or prepare it with one.")
+    for index in range(len(images) if count is None else min(count, len(images))):
+        case = images.cases[index]
+        x = torch.from_numpy(images.image(index)).float().to(device())
+        operator = acquisition.operator(case.shape, case.spacing, seed, case.case).to(device())
+        y = acquisition.simulate(operator, x[None], seed, case.case)
+        of = Measurement(operator, y, acquisition.noise, acquisition.measured(operator))
+        affine = read_volume(cohort.path(case.image)).affine
+        yield Asked(case.case, images.patients[index], of, affine, x)
+
+
+def _read(path: Path, acquisition: Acquisition, noise: float | None, restoration: Restoration) -> Asked:
+    found = read(path, acquisition, noise, restoration.anatomy, restoration.spacing)
+    print(f"{path.name}: scale {found.scale:.4g}, noise {found.of.noise:.3g} of images in [-1, 1]")
+    return Asked(found.name, found.name, found.of, found.affine, None, found.scale)
+
+
+def _calibrated(
+    known: list[Asked],
+    acquisition: Acquisition,
+    restoration: Restoration,
+    model: LatentDiffusion | None,
+    seed: int,
+) -> tuple[Reconstructor, Calibration, float]:
+    """The best classical method, estimates and weights, and the largest strangeness that is usual."""
+    cases = [(one.of.operator, one.of.y, one.truth[None]) for one in known[:TUNING]]
+    begun = candidates(acquisition, restoration.spacing)
+    tuned = {name: tune(method, factors, cases) for name, (method, factors) in track(begun.items(), "tuning")}
+    best = min(tuned, key=lambda name: tuned[name][1])
+    restored, error = tune(Restored(restoration, acquisition.noise), {"level": 2.0, "penalty": 4.0}, cases)
+    told = ", ".join(f"{name} {_decibel(value):.2f}" for name, (_, value) in sorted(tuned.items(), key=lambda item: item[1][1]))
+    print(f"tuned on {len(cases)} cases of the split val, dB: {told}; restored {_decibel(error):.2f}")
+    latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [one.truth for one in known]))
+    solver = Reconstructor(tuned[best][0], restored, latent)
+    solved = [(one.truth, one.of, solver.estimates(one.of, seed)) for one in track(known, "calibrating")]
+    calibration = Calibration.fit(solved, solver.mean, list(solved[0][2]))
+    usual = torch.tensor([_strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
+    return solver, calibration, float(usual.mean() + STRANGE * usual.std(correction=0))
+
+
+def _strangeness(restoration: Restoration, image: Tensor) -> float:
+    """How much the restorer would change a result, root mean square: much where it does not look like the cohort."""
+    return float((restoration.clean(image[None], LEVEL) - image[None]).square().mean().sqrt())
+
+
+def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: float, samples: int, seed: int, root: Path) -> Result:
+    begun = time.perf_counter()
+    estimates = solver.estimates(one.of, seed)
+    image, std = calibration(one.of, estimates)
+    seconds = time.perf_counter() - begun
+    drawn = [calibration.draw(image, std, keyed(seed, one.name, "sample", number)) for number in range(samples)]
+    ratio = float(residual_ratio(one.of.operator, one.of.y, image[None], one.of.noise))
+    row = {
+        "case": one.name,
+        "residual_over_noise": round(ratio, 4),
+        "converged": bool(np.isfinite(ratio) and ratio < EXPLAINED),
+        "out_of_distribution": _strangeness(solver.restored.restoration, image) > limit,
+        "seconds": round(seconds, 2),
+    }
+    scale, air = (1.0, 0.0) if one.scale is None else (one.scale, 1.0)
+    for path, voxels in (
+        (f"std/{one.name}", scale * std),
+        *((f"samples/{one.name}-{number}", scale * (sample + air)) for number, sample in enumerate(drawn)),
+        (f"images/{one.name}", scale * (image + air)),
+    ):
+        write_volume(root / f"{path}.nii.gz", Volume(voxels.float().cpu(), one.affine))
+    return Result(one.name, one.patient, image.cpu(), std.cpu(), estimates["classical"].cpu(), one.truth, one.affine, row)
+
+
+def _written(root: Path, results: list[Result], acquisition: Acquisition, names: Sequence[str]) -> list[Score]:
+    """Tables and page; the scores, of which there are none where the truth is not known."""
+    scores = case_scores(results)
+    if scores:
+        write_scores(root / "metrics.csv", scores)
+    write_csv(root / "reconstruction.csv", [results[0].row, *(result.row.values() for result in results)])
+    write_page(root / "report.html", results, scores, acquisition, names)
+    return scores
+
+
+def _cohort(root: Path, results: list[Result], source: Cohort, reads: dict[str, str]) -> Cohort:
+    cases = []
+    for result in results:
+        relative = f"images/{result.name}.nii.gz"
+        i, j, k = result.image.shape[1:]
+        cases.append(Case(result.name, result.patient, "", relative, "", sha256(root / relative), (i, j, k), result.spacing))
+    made = Cohort(root, tuple(cases), "a.u.", {}, {}, reads, facts={"reconstructed": True})
+    made.save()
+    return made
+
+
+def _decibel(error: float) -> float:
+    return 10 * float(np.log10(4 / error))
+
+
+def _tell(results: list[Result], scores: list[Score], root: Path) -> None:
+    for score in scores:
+        print(f"{score.name:24s} {score.value:9.4f}  [{score.low:.4f}, {score.high:.4f}]  n={score.n} {score.unit}")
+    for result in results:
+        if not result.row["converged"] or result.row["out_of_distribution"]:
+            why = "does not explain the measurements" if not result.row["converged"] else "does not look like the cohort"
+            print(f"note: {result.name} {why} (residual {result.row['residual_over_noise']} times the noise)")
+    print(f"Report: {root / 'report.html'}")

@@ -1,0 +1,103 @@
+"""The image that a latent diffusion model finds for measurements."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medldm.diffusion.model import LatentDiffusion, middle, place
+from medldm.diffusion.posteriors.base import Posterior
+from medldm.diffusion.posteriors.latent_prox import LatentProx
+from medldm.diffusion.posteriors.measured import Measured
+from medldm.diffusion.samplers.base import Sampler
+from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.errors import UserError
+from medldm.models.autoencoder import Autoencoder, pad_to_multiple
+from medldm.operators.base import LinearOperator
+from medldm.operators.classical import coloured
+from medldm.operators.spectra import bins, power
+from medldm.randomness import keyed
+
+DRAWS = 8
+POSTERIOR, SAMPLER = LatentProx(), DpmPlusPlus(8, 0.5)
+
+
+@dataclass(frozen=True)
+class LatentSolver:
+    """x = D(z), z from a walk whose denoiser knows the measurements (see `Posterior`), begun near the latents of a first estimate.
+
+    Args:
+        model: diffusion model.
+        unsaid: power of what decoding leaves out, x - D(E(x)), of held-out images in each bin of frequencies [C BINS^3].
+        posterior: how measurements enter.
+        sampler: solver, steps, and the time at which the walk begins.
+    """
+
+    model: LatentDiffusion
+    unsaid: Tensor
+    posterior: Posterior = POSTERIOR
+    sampler: Sampler = SAMPLER
+
+    def __call__(self, operator: LinearOperator, y: Tensor, noise: float, first: Tensor, seed: int = 0) -> Tensor:
+        """One image [1 C I J K].
+
+        Args:
+            operator: what measured.
+            y: measurements [1 ...].
+            noise: standard deviation of y's noise.
+            first: a first estimate [1 C I J K].
+            seed: of the walk's noise.
+
+        Raises:
+            UserError: the image is larger than those that the model was trained on.
+        """
+        autoencoder, grid = self.model.autoencoder, self.model.grid
+        padded, crop = pad_to_multiple(first, autoencoder.factor)
+        z = latents(autoencoder, padded)
+        if any(n > most for n, most in zip(z.shape[2:], grid, strict=True)):
+            most = " x ".join(str(n * autoencoder.factor) for n in grid)
+            raise UserError(f"An image of {tuple(first.shape[2:])} voxels is larger than {most}, the largest that the model knows.")
+        inside = (..., *middle(z.shape[2:], grid))
+        start, valid = place(z[0], grid)
+
+        def decode(z: Tensor) -> Tensor:
+            return autoencoder.split(autoencoder.decode(z[inside]))[0][(..., *crop)]
+
+        measured = Measured(operator, decode, y, 1 / (noise**2 + self.error_variance(operator, y, first)))
+        nothing = torch.full((1, len(self.model.denoiser.conditions)), torch.nan, device=first.device)
+        denoise = self.model.denoiser.bind(self.model.denoiser.context(nothing, valid[None]))
+        process, t = self.model.denoiser.process, torch.tensor(self.sampler.first, dtype=torch.float64)
+        e = torch.randn(start.shape, generator=keyed(seed, "latent walk")).to(start)
+        x = float(process.signal(t)) * start[None] + float(process.noise(t)) * e[None]
+        informed = self.posterior.inform(denoise, process, measured, start[None])
+        with torch.no_grad():
+            return decode(self.sampler.sample(informed, process, x))
+
+    def error_variance(self, operator: LinearOperator, y: Tensor, like: Tensor) -> Tensor:
+        """Variance of A r, of real and imaginary part each, at every measured number: the mean over draws of r, with the spectrum of `unsaid`."""
+        colour = coloured(self.unsaid[:, bins(like.shape[2:])].sqrt().to(like))
+        total = torch.zeros_like(y.real)
+        for draw in range(DRAWS):
+            white = torch.randn(like.shape, generator=keyed("decoder error", draw), dtype=torch.float64).to(like)
+            total += operator(colour(white)).abs().square() / DRAWS / (2 if y.is_complex() else 1)
+        return (total + total.mean()) / 2  # few draws say little of one number, and all of them a good deal of their mean
+
+
+def latents(autoencoder: Autoencoder, image: Tensor) -> Tensor:
+    """Whitened latents of images [B C I J K] without label maps."""
+    labels = torch.zeros_like(image[:, :1]) if autoencoder.label_count else None
+    return autoencoder.whiten(autoencoder.encode(autoencoder.join(image, labels))[0])
+
+
+@torch.inference_mode()
+def round_trip(autoencoder: Autoencoder, image: Tensor) -> Tensor:
+    """D(E(x)) of images [B C I J K] of any size."""
+    padded, crop = pad_to_multiple(image, autoencoder.factor)
+    return autoencoder.split(autoencoder.decode(latents(autoencoder, padded)))[0][(..., *crop)]
+
+
+def unsaid_by(autoencoder: Autoencoder, images: Iterable[Tensor]) -> Tensor:
+    """Mean power of what decoding leaves out of images [C I J K], in each bin of frequencies [C BINS^3]; of held-out ones it is the larger."""
+    spectra = [power((image[None] - round_trip(autoencoder, image[None]))[0]) for image in images]
+    return torch.stack(spectra).nanmean(0).nan_to_num(0.0)

@@ -1,0 +1,142 @@
+"""From measurements to an image: several estimates, fused as was best on patients set aside, and how far the result may be off."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medldm.diffusion.latent_solver import LatentSolver
+from medldm.diffusion.posteriors.fusion import Fusion
+from medldm.diffusion.posteriors.refine import refine
+from medldm.diffusion.posteriors.uncertainty import ErrorModel
+from medldm.diffusion.restoration import Restored
+from medldm.operators.anatomy import stretched
+from medldm.operators.base import LinearOperator
+from medldm.operators.classical import Classical, coloured
+from medldm.operators.spectra import bins, power
+
+#: Estimates of one image [1 I J K] by name.
+Estimates = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of one image.
+
+    Args:
+        operator: A.
+        y: measurements [1 ...].
+        noise: their standard deviation, of real and imaginary part each.
+        measured: frequencies that were measured [I J K], centred, or None where that is no question of frequencies.
+    """
+
+    operator: LinearOperator
+    y: Tensor
+    noise: float
+    measured: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reconstructor:
+    """Everything that can say something of an image from its measurements.
+
+    Args:
+        classical: tuned on calibration patients, see `operators.tuning`.
+        restored: restorer and measurements in turns, tuned likewise.
+        latent: a diffusion model's answer, or None.
+    """
+
+    classical: Classical
+    restored: Restored
+    latent: LatentSolver | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean image [1 I J K] of the training cohort."""
+        return self.restored.restoration.mean
+
+    def estimates(self, case: Measurement, seed: int = 0) -> Estimates:
+        """`classical`, `linear`, `restored` and, with a diffusion model, `latent` of one measurement.
+
+        Args:
+            case: what was measured.
+            seed: of the walk of latents.
+        """
+        with torch.inference_mode():
+            found = {"classical": self.classical(case.operator, case.y)}
+            linear = self.restored.restoration.anatomy.prior(found["classical"].shape[2:], case.noise)
+            found |= {"linear": linear(case.operator, case.y), "restored": self.restored(case.operator, case.y)}
+        if self.latent is not None:
+            first = found["restored"].clone().clamp(-1, 1)
+            found["latent"] = self.latent(case.operator, case.y, case.noise, first, seed)
+        return {name: image[0].clone() for name, image in found.items()}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How estimates are put together, and how far the result is off, as measured on patients set aside.
+
+    Args:
+        names: of the estimates, in order.
+        mean: image [1 i j k] around which is fused, stretched to each case.
+        fusion: weights of the estimates.
+        spectrum: power of the fused images' errors in each bin of frequencies [1 BINS^3].
+        errors: standard deviations of the result.
+    """
+
+    names: tuple[str, ...]
+    mean: Tensor
+    fusion: Fusion
+    spectrum: Tensor
+    errors: ErrorModel
+
+    @classmethod
+    def fit(cls, cases: Sequence[tuple[Tensor, Measurement, Estimates]], mean: Tensor, names: Sequence[str]) -> "Calibration":
+        """From calibration cases: truth [1 I J K], measurement, estimates.
+
+        Errors are those of images whose weights were fitted to the other half of the cases, or they would look smaller than they are.
+        """
+        halves = cases[::2], cases[1::2] or cases
+        crossed = []
+        for part, other in (halves, halves[::-1]):
+            fusion = _fitted(other, mean, names)
+            crossed += [(truth, case, estimates, _fused(fusion, mean, names, case, estimates)) for truth, case, estimates in part]
+        spectrum = torch.stack([power(image - truth) for truth, _, _, image in crossed]).nanmean(0)
+        spectrum = torch.where(spectrum.isnan(), spectrum.nanmean(), spectrum)
+        judged = [(truth, _refined(spectrum, case, image), _stack(estimates, names)) for truth, case, estimates, image in crossed]
+        return cls(tuple(names), mean, _fitted(cases, mean, names), spectrum, ErrorModel.fit(judged))
+
+    def __call__(self, case: Measurement, estimates: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The image [1 I J K], which agrees with the measurements as far as their noise allows, and the standard deviation of its error."""
+        found = _refined(self.spectrum, case, _fused(self.fusion, self.mean, self.names, case, estimates))
+        return found, self.errors(found, _stack(estimates, self.names))
+
+    def draw(self, image: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+        """An image that the truth might be: the result plus a normal error of the local standard deviation and the measured spectrum."""
+        colour = coloured(self.spectrum[:, bins(image.shape[1:])].sqrt().to(image))
+        error = colour(torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image))
+        return image + std * error / self.spectrum[:, bins(image.shape[1:])].mean().sqrt().to(image)
+
+
+def _stack(estimates: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    return torch.stack([estimates[name] for name in names])
+
+
+def _fitted(cases: Sequence[tuple[Tensor, Measurement, Estimates]], mean: Tensor, names: Sequence[str]) -> Fusion:
+    def centred(truth: Tensor, case: Measurement, estimates: Estimates) -> tuple[Tensor, Tensor, Tensor | None]:
+        m = stretched(mean, truth.shape[1:])
+        return truth[0] - m[0], _stack(estimates, names)[:, 0] - m[0], case.measured
+
+    return Fusion.fit(centred(*case) for case in cases)
+
+
+def _fused(fusion: Fusion, mean: Tensor, names: Sequence[str], case: Measurement, estimates: Mapping[str, Tensor]) -> Tensor:
+    stack = _stack(estimates, names)
+    m = stretched(mean, stack.shape[2:])
+    return fusion(stack[:, 0] - m[0], case.measured)[None] + m
+
+
+@torch.inference_mode()
+def _refined(spectrum: Tensor, case: Measurement, image: Tensor) -> Tensor:
+    return refine(case.operator, case.y, image[None], case.noise, spectrum[:, bins(image.shape[1:])].to(image))[0].clone()

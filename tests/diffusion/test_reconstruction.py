@@ -1,0 +1,77 @@
+"""Calibrated fusion of estimates whose errors are known: better than each, consistent with the measurements, and honest about its error."""
+
+import pytest
+import torch
+
+from medldm.diffusion.posteriors.refine import residual_ratio
+from medldm.diffusion.reconstruction import Calibration, Measurement
+from medldm.diffusion.restoration import Restoration, Restored
+from medldm.models.restorer import Restorer
+from medldm.operators.acquisitions import AcceleratedMRI
+from medldm.operators.anatomy import Anatomy
+from medldm.operators.classical import Tikhonov
+from medldm.operators.masks import VariableDensity
+from medldm.randomness import keyed, seeded
+
+SHAPE, SPACING = (18, 20, 16), (1.0, 1.0, 1.0)
+MRI = AcceleratedMRI(0.02, VariableDensity(3, 4, hermitian=True))
+
+
+def smooth(*key):
+    axes = [torch.fft.fftfreq(n) for n in SHAPE]
+    squares = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
+    white = torch.fft.fftn(torch.randn(SHAPE, generator=keyed(*key)))
+    return (0.1 * torch.fft.ifftn(white * (0.02 / (0.01 + squares)).sqrt()).real)[None]
+
+
+def measured(number):
+    truth = smooth("truth", number)
+    operator = MRI.operator(SHAPE, SPACING, number)
+    return truth, Measurement(operator, MRI.simulate(operator, truth[None], number), MRI.noise, MRI.measured(operator))
+
+
+def case(number):
+    truth, of = measured(number)
+    noise = {name: 0.06 * torch.randn(truth.shape, generator=keyed(number, name)) for name in ("one", "two")}
+    return truth, of, {name: truth + error for name, error in noise.items()}
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return Calibration.fit([case(number) for number in range(8)], torch.zeros(1, *SHAPE), ["one", "two"])
+
+
+def test_the_result_is_better_than_each_estimate_and_agrees_with_the_measurements(calibration):
+    for number in range(20, 24):
+        truth, of, estimates = case(number)
+        image, std = calibration(of, estimates)
+        error = (image - truth).square().mean()
+        assert error < 0.5 * min((estimate - truth).square().mean() for estimate in estimates.values())
+        assert 0.7 < float(residual_ratio(of.operator, of.y, image[None], of.noise)) < 1.1
+        assert 0.8 < float(((image - truth).abs() < 1.645 * std).float().mean()) < 0.97
+
+
+def test_draws_are_as_far_from_the_result_as_the_truth(calibration):
+    truth, of, estimates = case(30)
+    image, std = calibration(of, estimates)
+    draws = torch.stack([calibration.draw(image, std, keyed("draw", n)) for n in range(8)])
+    ratio = (draws - image).square().mean() / (truth - image).square().mean()
+    assert 0.6 < float(ratio) < 1.7
+    assert torch.equal(draws[0], calibration.draw(image, std, keyed("draw", 0)))
+
+
+def test_one_case_calibrates_too():
+    assert Calibration.fit([case(0)], torch.zeros(1, *SHAPE), ["one"])(case(1)[1], case(1)[2])[0].shape == (1, *SHAPE)
+
+
+def test_an_untrained_restorer_solves_the_ridge_around_the_mean():
+    """Its estimate m + r^2 / (r^2 + l^2) (v - m) is the proximal step of l^2 / r^2 |x - m|^2 / 2, so the turns end at a known minimum."""
+    with seeded(0, "restorer"):
+        restoration = Restoration(Restorer(1, residual=0.2, width=8, blocks=1), SHAPE, SPACING).eval()
+    restoration.learn(Anatomy.of([smooth("train", n) for n in range(6)], SHAPE))
+    _, of = measured(50)
+    mean = restoration.mean[None]
+    for level, penalty in ((0.1, 0.2), (0.4, 0.05)):
+        found = Restored(restoration, of.noise, level, penalty, 60)(of.operator, of.y)
+        ridge = mean + Tikhonov(penalty * level**2 / 0.2**2, 200)(of.operator, of.y - of.operator(mean))
+        assert float((found - ridge).norm() / (ridge - mean).norm()) < 0.02
