@@ -168,10 +168,10 @@ def table(task: str, known: list[Case], judged: list[Case], every: list[Estimate
         for estimate, (image, _) in zip(found, calibrated[name], strict=True):
             estimate[name] = image
     patients = [c.patient for c in judged]
-    truths = [c.image[0].numpy() for c in judged]
+    truths = [c.image[0, 0].numpy() for c in judged]
     rows = [name for name in found[0] if name not in ("seconds", "classical")]
     values = {
-        name: np.array([[score(e[name].clamp(-1, 1).numpy(), x) for score in (psnr, ssim, nmse)] for e, x in zip(found, truths, strict=True)])
+        name: np.array([[score(e[name][0].clamp(-1, 1).numpy(), x) for score in (psnr, ssim, nmse)] for e, x in zip(found, truths, strict=True)])
         for name in rows
     }
     print(f"\n{task}: {len(set(patients))} patients, {len(judged)} measurements, best classical {best}")

@@ -115,7 +115,7 @@ class Wavelet(Classical):
     Args:
         weight: w, relative to the largest eigenvalue of A* A and to the unit of x.
         iterations: of FISTA.
-        levels: of the transform; axes that are too short for a level keep their size.
+        levels: of the transform; fewer where the shortest axis has not room for them.
         family: of PyWavelets, such as db4 or haar.
     """
 
@@ -128,7 +128,7 @@ class Wavelet(Classical):
         """See `Classical`."""
         right = operator.adjoint(y)
         step = 1 / largest_eigenvalue(operator, right)
-        x = ahead = conjugate_gradients(operator.normal, right, 6)
+        x = ahead = step * right  # least squares would blow up what is hardly measured, and these steps are slow to forget it
         momentum, generator = 1.0, torch.Generator().manual_seed(0)
         for _ in range(self.iterations):
             shift = [int(torch.randint(2**self.levels, (1,), generator=generator)) for _ in SPACE]
@@ -141,7 +141,8 @@ class Wavelet(Classical):
     def _shrunk(self, x: Tensor) -> Tensor:
         import pywt
 
-        details = pywt.wavedecn(x.cpu().numpy(), self.family, mode="periodization", level=self.levels, axes=SPACE)
+        levels = min(self.levels, pywt.dwtn_max_level(x.shape[-3:], self.family))  # beyond, coefficients describe the border
+        details = pywt.wavedecn(x.cpu().numpy(), self.family, mode="periodization", level=levels, axes=SPACE)
         shrunk = [details[0]] + [{key: pywt.threshold(band, self.weight, "soft") for key, band in level.items()} for level in details[1:]]
         back = pywt.waverecn(shrunk, self.family, mode="periodization", axes=SPACE)
         return torch.from_numpy(back[tuple(slice(n) for n in x.shape)]).to(x)
