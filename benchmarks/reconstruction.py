@@ -143,7 +143,7 @@ def main() -> None:
         best = next(iter(methods))
         make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
         every = [kept(root / f"{case.key}.npz", partial(make, case)) for case in (*known, *judged)]
-        result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration.mean, best).items()}
+        result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration, best).items()}
     names = {
         "r4_gain_over_tv": "r4_over_tv",
         "r8_gain_over_tv": "r8_over_tv",
@@ -157,13 +157,13 @@ def main() -> None:
     print("RESULT " + " ".join(f"{name}={value:.3f}" for name, value in figures.items()))
 
 
-def table(task: str, known: list[Case], judged: list[Case], every: list[Estimates], mean: torch.Tensor, best: str) -> dict[str, float]:
+def table(task: str, known: list[Case], judged: list[Case], every: list[Estimates], restoration: Restoration, best: str) -> dict[str, float]:
     """Print the rows of one task; its figures for the RESULT line."""
     fitting, found = every[: len(known)], every[len(known) :]
     inputs = [name for name in ("classical", "linear", "restored", "latent") if name in found[0]]
     calibrated = {}
     for name, used in (("fusion", inputs), ("no network", ["classical", "linear"])):
-        calibration = Calibration.fit([(c.image[0], c.of, e) for c, e in zip(known, fitting, strict=True)], mean, used)
+        calibration = Calibration.fit([(c.image[0], c.of, e) for c, e in zip(known, fitting, strict=True)], restoration, used)
         calibrated[name] = [calibration(c.of, e) for c, e in zip(judged, found, strict=True)]
         for estimate, (image, _) in zip(found, calibrated[name], strict=True):
             estimate[name] = image

@@ -21,7 +21,7 @@ from medldm.diffusion.restoration import Restoration, Restored
 from medldm.errors import UserError
 from medldm.files import sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
-from medldm.operators.acquisitions import AcceleratedMRI, Acquisition
+from medldm.operators.acquisitions import Acquisition
 from medldm.operators.tuning import candidates, tune
 from medldm.randomness import keyed
 from medldm.report.inverse import Result, case_scores, write_page
@@ -51,7 +51,7 @@ def reconstruct(
     cohort: Path,
     restorer: Path,
     out: Path,
-    acquisition: Acquisition = AcceleratedMRI(),
+    acquisition: Acquisition,
     measurements: Path | None = None,
     noise: float | None = None,
     run: Path | None = None,
@@ -169,7 +169,7 @@ def _calibrated(
     latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [one.truth for one in known]))
     solver = Reconstructor(tuned[best][0], restored, latent)
     solved = [(one.truth, one.of, solver.estimates(one.of, seed)) for one in track(known, "calibrating")]
-    calibration = Calibration.fit(solved, solver.mean, list(solved[0][2]))
+    calibration = Calibration.fit(solved, restoration, list(solved[0][2]))
     usual = torch.tensor([_strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
     return solver, calibration, float(usual.mean() + STRANGE * usual.std(correction=0))
 

@@ -10,11 +10,13 @@ from medldm.diffusion.latent_solver import LatentSolver
 from medldm.diffusion.posteriors.fusion import Fusion
 from medldm.diffusion.posteriors.refine import refine
 from medldm.diffusion.posteriors.uncertainty import ErrorModel
-from medldm.diffusion.restoration import Restored
+from medldm.diffusion.restoration import Restoration, Restored
 from medldm.operators.anatomy import stretched
 from medldm.operators.base import LinearOperator
 from medldm.operators.classical import Classical, coloured
 from medldm.operators.spectra import bins, power
+
+CLEANED = (0.1, 0.4)
 
 #: Estimates of one image [1 I J K] by name.
 Estimates = dict[str, Tensor]
@@ -51,11 +53,6 @@ class Reconstructor:
     restored: Restored
     latent: LatentSolver | None = None
 
-    @property
-    def mean(self) -> Tensor:
-        """Mean image [1 I J K] of the training cohort."""
-        return self.restored.restoration.mean
-
     def estimates(self, case: Measurement, seed: int = 0) -> Estimates:
         """`classical`, `linear`, `restored` and, with a diffusion model, `latent` of one measurement.
 
@@ -79,24 +76,25 @@ class Calibration:
 
     Args:
         names: of the estimates, in order.
-        mean: image [1 i j k] around which is fused, stretched to each case.
+        restoration: whose mean image is what is fused around, and whose restorer tells where a result is strange.
         fusion: weights of the estimates.
         spectrum: power of the fused images' errors in each bin of frequencies [1 BINS^3].
         errors: standard deviations of the result.
     """
 
     names: tuple[str, ...]
-    mean: Tensor
+    restoration: Restoration
     fusion: Fusion
     spectrum: Tensor
     errors: ErrorModel
 
     @classmethod
-    def fit(cls, cases: Sequence[tuple[Tensor, Measurement, Estimates]], mean: Tensor, names: Sequence[str]) -> "Calibration":
+    def fit(cls, cases: Sequence[tuple[Tensor, Measurement, Estimates]], restoration: Restoration, names: Sequence[str]) -> "Calibration":
         """From calibration cases: truth [1 I J K], measurement, estimates.
 
         Errors are those of images whose weights were fitted to the other half of the cases, or they would look smaller than they are.
         """
+        mean = restoration.mean
         halves = cases[::2], cases[1::2] or cases
         crossed = []
         for part, other in (halves, halves[::-1]):
@@ -104,13 +102,14 @@ class Calibration:
             crossed += [(truth, case, estimates, _fused(fusion, mean, names, case, estimates)) for truth, case, estimates in part]
         spectrum = torch.stack([power(image - truth) for truth, _, _, image in crossed]).nanmean(0)
         spectrum = torch.where(spectrum.isnan(), spectrum.nanmean(), spectrum)
-        judged = [(truth, _refined(spectrum, case, image), _stack(estimates, names)) for truth, case, estimates, image in crossed]
-        return cls(tuple(names), mean, _fitted(cases, mean, names), spectrum, ErrorModel.fit(judged))
+        refined = [(truth, _refined(spectrum, case, image), _stack(estimates, names)) for truth, case, estimates, image in crossed]
+        errors = ErrorModel.fit([(truth, image, stack, _cleaned(restoration, image)) for truth, image, stack in refined])
+        return cls(tuple(names), restoration, _fitted(cases, mean, names), spectrum, errors)
 
     def __call__(self, case: Measurement, estimates: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The image [1 I J K], which agrees with the measurements as far as their noise allows, and the standard deviation of its error."""
-        found = _refined(self.spectrum, case, _fused(self.fusion, self.mean, self.names, case, estimates))
-        return found, self.errors(found, _stack(estimates, self.names))
+        found = _refined(self.spectrum, case, _fused(self.fusion, self.restoration.mean, self.names, case, estimates))
+        return found, self.errors(found, _stack(estimates, self.names), _cleaned(self.restoration, found))
 
     def draw(self, image: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
         """An image that the truth might be: the result plus a normal error of the local standard deviation and the measured spectrum."""
@@ -140,3 +139,8 @@ def _fused(fusion: Fusion, mean: Tensor, names: Sequence[str], case: Measurement
 @torch.inference_mode()
 def _refined(spectrum: Tensor, case: Measurement, image: Tensor) -> Tensor:
     return refine(case.operator, case.y, image[None], case.noise, spectrum[:, bins(image.shape[1:])].to(image))[0].clone()
+
+
+def _cleaned(restoration: Restoration, image: Tensor) -> Tensor:
+    """An image [1 I J K] after denoising at several levels [levels 1 I J K]."""
+    return torch.stack([restoration.clean(image[None], level)[0].clone() for level in CLEANED])

@@ -36,9 +36,14 @@ def case(number):
     return truth, of, {name: truth + error for name, error in noise.items()}
 
 
+def restoration():
+    with seeded(0, "restorer"):
+        return Restoration(Restorer(1, residual=0.2, width=8, blocks=1), SHAPE, SPACING).eval()
+
+
 @pytest.fixture(scope="module")
 def calibration():
-    return Calibration.fit([case(number) for number in range(8)], torch.zeros(1, *SHAPE), ["one", "two"])
+    return Calibration.fit([case(number) for number in range(8)], restoration(), ["one", "two"])
 
 
 def test_the_result_is_better_than_each_estimate_and_agrees_with_the_measurements(calibration):
@@ -61,17 +66,16 @@ def test_draws_are_as_far_from_the_result_as_the_truth(calibration):
 
 
 def test_one_case_calibrates_too():
-    assert Calibration.fit([case(0)], torch.zeros(1, *SHAPE), ["one"])(case(1)[1], case(1)[2])[0].shape == (1, *SHAPE)
+    assert Calibration.fit([case(0)], restoration(), ["one"])(case(1)[1], case(1)[2])[0].shape == (1, *SHAPE)
 
 
 def test_an_untrained_restorer_solves_the_ridge_around_the_mean():
     """Its estimate m + r^2 / (r^2 + l^2) (v - m) is the proximal step of l^2 / r^2 |x - m|^2 / 2, so the turns end at a known minimum."""
-    with seeded(0, "restorer"):
-        restoration = Restoration(Restorer(1, residual=0.2, width=8, blocks=1), SHAPE, SPACING).eval()
-    restoration.learn(Anatomy.of([smooth("train", n) for n in range(6)], SHAPE))
+    untrained = restoration()
+    untrained.learn(Anatomy.of([smooth("train", n) for n in range(6)], SHAPE))
     _, of = measured(50)
-    mean = restoration.mean[None]
+    mean = untrained.mean[None]
     for level, penalty in ((0.1, 0.2), (0.4, 0.05)):
-        found = Restored(restoration, of.noise, level, penalty, 60)(of.operator, of.y)
+        found = Restored(untrained, of.noise, level, penalty, 60)(of.operator, of.y)
         ridge = mean + Tikhonov(penalty * level**2 / 0.2**2, 200)(of.operator, of.y - of.operator(mean))
         assert float((found - ridge).norm() / (ridge - mean).norm()) < 0.02

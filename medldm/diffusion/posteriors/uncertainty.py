@@ -13,7 +13,8 @@ from medldm.errors import UserError
 from medldm.operators.classical import gradient
 
 ROUNDS = 4
-WINDOW = 3
+WINDOW, WIDE = 3, 7
+BORDER = 2.0  # voxels
 NORMAL_90 = 1.6449  # standard deviations on either side that hold 90 % of a normal law
 COVERED = 0.9
 MOST_VOXELS = 200_000
@@ -33,19 +34,19 @@ class ErrorModel:
     weights: Tensor
 
     @classmethod
-    def fit(cls, cases: Sequence[tuple[Tensor, Tensor, Tensor]]) -> "ErrorModel":
+    def fit(cls, cases: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> "ErrorModel":
         """From calibration cases: others than will be judged.
 
         Args:
-            cases: truth [C I J K], reconstruction [C I J K], estimates that it was made of [N C I J K].
+            cases: truth [C I J K], reconstruction [C I J K], estimates that it was made of [N C I J K], cleaned versions of it [M C I J K].
 
         Raises:
             UserError: there is no case.
         """
         if not cases:
             raise UserError("An error model needs at least one calibration case.", "Keep some patients aside for it, such as the split val.")
-        rows = torch.cat([features(found, estimates).flatten(1).T for _, found, estimates in cases]).double()
-        errors = torch.cat([(found - truth).double().square().flatten() for truth, found, _ in cases])
+        rows = torch.cat([features(*known).flatten(1).T for _, *known in cases]).double()
+        errors = torch.cat([(found - truth).double().square().flatten() for truth, found, _, _ in cases])
         every = max(1, len(rows) // MOST_VOXELS)
         some, wanted = rows[::every].numpy(), errors[::every].numpy()
         variance = np.full(len(some), wanted.mean())
@@ -55,23 +56,36 @@ class ErrorModel:
         ratio = float(torch.quantile((errors[::every].sqrt() / torch.from_numpy(variance).sqrt()), COVERED)) / NORMAL_90
         return cls(torch.from_numpy(weights * ratio**2))
 
-    def __call__(self, found: Tensor, estimates: Tensor) -> Tensor:
-        """Standard deviation of the error [C I J K] of a reconstruction [C I J K] made of estimates [N C I J K]."""
-        return torch.einsum("f,fcijk->cijk", self.weights.to(found), features(found, estimates)).clamp(min=1e-12).sqrt()
+    def __call__(self, found: Tensor, estimates: Tensor, cleaned: Tensor) -> Tensor:
+        """Standard deviation of the error [C I J K] of a reconstruction [C I J K]; arguments as in `features`."""
+        return torch.einsum("f,fcijk->cijk", self.weights.to(found), features(found, estimates, cleaned)).clamp(min=1e-12).sqrt()
 
 
-def features(found: Tensor, estimates: Tensor) -> Tensor:
-    """What goes with large errors [features C I J K]: 1, edges, structure nearby, and how far each estimate is from the result.
+def features(found: Tensor, estimates: Tensor, cleaned: Tensor) -> Tensor:
+    """What goes with large errors [features C I J K]: 1, edges, structure nearby, other estimates' distance, what a denoiser would change, borders.
 
-    Squares, averaged over 3 x 3 x 3 voxels, so that the model is a sum of variances.
+    Squares, averaged over the neighbourhood, so that the model is a sum of variances.
+
+    Args:
+        found: the reconstruction [C I J K].
+        estimates: that it was made of [N C I J K].
+        cleaned: the reconstruction after denoising at several levels [M C I J K].
     """
-    edges = gradient(found).square().sum(-1)
+    edges = near(gradient(found).square().sum(-1))
     structure = (near(found.square()) - near(found).square()).clamp(min=0)
-    spread = near((estimates - found).square().flatten(0, 1)).reshape(estimates.shape)
-    return torch.cat([torch.stack([torch.ones_like(found), near(edges), structure]), spread])
+    spread = [near((estimate - found).square()) for estimate in estimates]
+    changed = [near((one - found).square(), window) for one in cleaned for window in (WINDOW, WIDE)]
+    borders = [torch.exp(-_border(found.shape[axis]) / BORDER).reshape([-1 if a == axis else 1 for a in range(4)]) for axis in (1, 2, 3)]
+    return torch.stack([torch.ones_like(found), edges, structure, *spread, *changed, *(b.to(found).expand_as(found) for b in borders)])
 
 
-def near(x: Tensor) -> Tensor:
-    """Mean over a window of 3 x 3 x 3 voxels around each, borders repeated [C I J K]."""
-    padded = F.pad(x[None], [WINDOW // 2] * 6, mode="replicate")
-    return F.avg_pool3d(padded, WINDOW, stride=1)[0]
+def near(x: Tensor, window: int = WINDOW) -> Tensor:
+    """Mean over a cube of voxels around each, borders repeated [C I J K]."""
+    padded = F.pad(x[None], [window // 2] * 6, mode="replicate")
+    return F.avg_pool3d(padded, window, stride=1)[0]
+
+
+def _border(n: int) -> Tensor:
+    """Voxels to the nearer end of an axis [n]."""
+    at = torch.arange(n, dtype=torch.float32)
+    return torch.minimum(at, n - 1 - at)
