@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from medldm.diffusion.conditions.base import Condition, Context, Value
-from medldm.diffusion.process import Process, column
+from medldm.diffusion.process import Process
 from medldm.errors import UserError
 from medldm.models.nets import DenoisingNet
+from medldm.operators.base import column
 from medldm.types import Denoise
 
 PREDICTIONS = ("data", "noise", "velocity", "flow")

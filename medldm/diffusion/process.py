@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medldm.operators.base import column
+
 
 class Process(ABC):
     """A path from data to noise, given by two smooth functions of t; t and coefficients are float64."""
@@ -67,8 +69,3 @@ class Cosine(Process):
     def noise(self, t: Tensor) -> Tensor:
         """sin(pi t / 2)."""
         return torch.sin(t * (math.pi / 2))
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """Values [B] in the type of a batch [B ...], shaped to multiply it."""
-    return values.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))

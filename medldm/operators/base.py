@@ -150,15 +150,15 @@ def conjugate_gradients(normal, right: Tensor, iterations: int, tolerance: float
         curvature = inner(direction, mapped)
         going = (power > goal) & (curvature > 0)
         step = torch.where(going, power / curvature.where(going, torch.ones_like(curvature)), 0.0)
-        x = x + _each(step, x) * direction
-        residual = residual - _each(step, x) * mapped
+        x = x + column(step, x) * direction
+        residual = residual - column(step, x) * mapped
         before, power = power, inner(residual, residual)
         ratio = torch.where(going, power / before.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-        direction = residual + _each(ratio, x) * direction
+        direction = residual + column(ratio, x) * direction
     return x
 
 
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    """One real number per member of a batch, ready to be multiplied with it."""
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Real values [B] in the precision of a batch [B ...], shaped to multiply it."""
     real = like.real.dtype if like.is_complex() else like.dtype
     return values.to(real).reshape(-1, *[1] * (like.ndim - 1))

@@ -6,9 +6,10 @@ import torch
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
 from medldm.diffusion.denoiser import PREDICTIONS, Denoiser, loss_floor
-from medldm.diffusion.process import Cosine, Flow, column
+from medldm.diffusion.process import Cosine, Flow
 from medldm.errors import UserError
 from medldm.models.nets import DenoisingNet, UNet
+from medldm.operators.base import column
 from medldm.run import build, describe
 
 

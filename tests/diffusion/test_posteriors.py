@@ -13,10 +13,10 @@ from medldm.diffusion.posteriors.latent_daps import LatentDaps
 from medldm.diffusion.posteriors.latent_prox import LatentProx
 from medldm.diffusion.posteriors.measured import Measured, proximal
 from medldm.diffusion.posteriors.refine import refine, residual_ratio
-from medldm.diffusion.process import Cosine, Flow, column
+from medldm.diffusion.process import Cosine, Flow
 from medldm.diffusion.samplers.euler import Euler
 from medldm.diffusion.samplers.renoise import Renoise
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, column
 from medldm.randomness import keyed
 
 LATENT, SIGNAL, NOISE, OFF = 64, 512, 0.05, 0.05

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from medldm.diffusion.process import Cosine, Flow, column
+from medldm.diffusion.process import Cosine, Flow
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.samplers.euler import Euler
 from medldm.diffusion.samplers.heun import Heun
 from medldm.errors import UserError
+from medldm.operators.base import column
 
 MEAN, STD = 0.7, 0.4
 SAMPLERS = {"euler": (Euler, 1), "heun": (Heun, 2), "dpmpp": (DpmPlusPlus, 2)}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from medldm.diffusion.posteriors.base import Posterior
 from medldm.diffusion.posteriors.measured import Measured, stiffness
-from medldm.diffusion.process import Process, column
+from medldm.diffusion.process import Process
+from medldm.operators.base import column
 from medldm.types import Denoise
 
 

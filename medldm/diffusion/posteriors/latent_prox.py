@@ -7,7 +7,8 @@ from torch import Tensor
 
 from medldm.diffusion.posteriors.base import Posterior
 from medldm.diffusion.posteriors.measured import Measured, proximal
-from medldm.diffusion.process import Process, column
+from medldm.diffusion.process import Process
+from medldm.operators.base import column
 from medldm.types import Denoise
 
 

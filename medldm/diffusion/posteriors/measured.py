@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medldm.diffusion.process import column
-from medldm.operators.base import LinearOperator, conjugate_gradients, inner, white_noise
+from medldm.operators.base import LinearOperator, column, conjugate_gradients, inner, white_noise
 
 HALVINGS = 3
 POWER_STEPS = 8

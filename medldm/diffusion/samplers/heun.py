@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medldm.diffusion.process import Process, column
+from medldm.diffusion.process import Process
 from medldm.diffusion.samplers.base import Sampler, at
+from medldm.operators.base import column
 from medldm.types import Denoise
 
 
