@@ -8,7 +8,6 @@ draws each. Estimates are kept in --out, so that a run that was stopped goes on.
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from medldm.cohort import Cohort
 from medldm.diffusion.latent_solver import LatentSolver, round_trip, unsaid_by
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import Restoration, Restored
-from medldm.files import atomic
+from medldm.files import atomic, read_json, write_json
 from medldm.machine import tune_allocator
 from medldm.metrics.base import Images
 from medldm.metrics.bootstrap import summarise
@@ -30,7 +29,7 @@ from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, MissingBl
 from medldm.operators.classical import Classical
 from medldm.operators.masks import VariableDensity
 from medldm.operators.tuning import candidates, tune
-from medldm.run import load_model
+from medldm.run import build, describe, load_model
 
 
 def mri(acceleration: float, coils: int = 1) -> AcceleratedMRI:
@@ -94,13 +93,16 @@ def kept(path: Path, make) -> Estimates:
 
 
 def tuned(acquisition: Acquisition, known: list[Case], restoration: Restoration, path: Path) -> tuple[dict[str, Classical], Restored]:
-    """Every classical method at its best settings, the best method first; and the restorer at its best."""
-    cases = [(c.of.operator, c.of.y, c.image) for c in known[:TUNING]]
-    found = {name: tune(*begin, cases) for name, begin in candidates(acquisition, (1.0, 1.0, 1.0)).items()}
-    restored, error = tune(Restored(restoration, acquisition.noise), {"level": 2.0, "penalty": 4.0}, cases)
-    told = {name: [repr(method), error] for name, (method, error) in found.items()}
-    path.write_text(json.dumps(told | {"restored": [restored.level, restored.penalty, error]}, indent=1))
-    return {name: method for name, (method, _) in sorted(found.items(), key=lambda item: item[1][1])}, restored
+    """Every classical method at its best settings, the best method first; and the restorer at its best. Kept in a file."""
+    if not path.is_file():
+        cases = [(c.of.operator, c.of.y, c.image) for c in known[:TUNING]]
+        found = {name: tune(*begin, cases) for name, begin in candidates(acquisition, (1.0, 1.0, 1.0)).items()}
+        best, _ = tune(Restored(restoration, acquisition.noise), {"level": 2.0, "penalty": 4.0}, cases)
+        order = sorted(found, key=lambda name: found[name][1])
+        write_json(path, {"classical": {name: describe(found[name][0]) for name in order}, "restored": [best.level, best.penalty]})
+    held = read_json(path)
+    methods = {name: build(method, str(path)) for name, method in held["classical"].items()}
+    return methods, Restored(restoration, acquisition.noise, *held["restored"])
 
 
 def estimates(case: Case, solver: Reconstructor, methods: dict[str, Classical], model) -> Estimates:

@@ -15,6 +15,7 @@ from medldm.cohort import Cohort
 from medldm.commands.cache_latents import cache_latents
 from medldm.commands.evaluate import evaluate
 from medldm.commands.generate import generate
+from medldm.commands.reconstruct import reconstruct
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.commands.train_restorer import train_restorer
@@ -24,6 +25,7 @@ from medldm.files import read_json, sha256, write_json
 from medldm.models.latents import weights_digest
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
+from medldm.operators.acquisitions import MissingBlock
 from medldm.report.viewer import bundle
 from medldm.run import load_model, save_model
 from medldm.training.options import Training
@@ -168,6 +170,18 @@ def test_a_restorer_learns_from_images_and_their_decoded_latents(chain, phantom_
         with pytest.raises(UserError, match=message):
             train_restorer(phantom_cohort.root, tmp_path / "wrong", **options | {"latents": latents})
     assert not (tmp_path / "wrong").exists()
+
+
+def test_latents_take_part_in_a_reconstruction(chain, phantom_cohort, tmp_path):
+    restorer = train_restorer(phantom_cohort.root, tmp_path / "restorer", width=8, blocks=1, training=BRIEF)
+    options = dict(acquisition=MissingBlock(share=0.1), count=1)
+    alone = reconstruct(phantom_cohort.root, restorer, tmp_path / "alone", **options)
+    both = reconstruct(phantom_cohort.root, restorer, tmp_path / "both", run=chain / "diffusion", **options)
+    pages = [(made.root / "report.html").read_text() for made in (alone, both)]
+    assert ["restored, latent" in page for page in pages] == [False, True]
+    images = [read_volume(made.path(made.cases[0].image)).data for made in (alone, both)]
+    assert not torch.equal(*images) and all(image.isfinite().all() for image in images)
+    assert both.parents["diffusion"] == sha256(chain / "diffusion" / "model.safetensors")
 
 
 def test_latents_of_another_autoencoder_are_refused(chain, tmp_path, capsys):

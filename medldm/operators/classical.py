@@ -191,7 +191,7 @@ class FilteredBackprojection(Classical):
     """Inverse Radon transform of parallel beams, ramp filter in space (Kak & Slaney 1988, eq. 3.61), with a Hann window.
 
     Args:
-        cutoff: frequency at which the window is 0, relative to the detector's highest, in (0, 1]; 0 for a plain ramp.
+        cutoff: frequency at which the window is 0, relative to the detector's highest, which it may exceed; 0 for a plain ramp.
     """
 
     cutoff: float = 0.0
