@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,14 +30,12 @@ class Found:
     """One file of measurements.
 
     Args:
-        name: of the file, without its ending.
         of: the measurement, scaled so that the image lies in about [-1, 1].
         shape: voxels I, J, K of the image.
         affine: voxel to millimetres [4 4].
         scale: c; the image in the unit of the file is c (x + 1).
     """
 
-    name: str
     of: Measurement
     shape: Shape3
     affine: np.ndarray
@@ -69,7 +68,6 @@ def read(path: Path, acquisition: Acquisition, noise: float | None, anatomy: Ana
     Raises:
         UserError: the file does not hold what was expected.
     """
-    name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".npz")
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as held:
@@ -79,11 +77,11 @@ def read(path: Path, acquisition: Acquisition, noise: float | None, anatomy: Ana
         else:
             operator, y, shape, affine = _image(path, acquisition)
             measured = None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
     if not y.isfinite().all():
         raise UserError(f"{path} holds {int((~y.isfinite()).sum())} numbers that are not finite.")
-    return _scaled(name, Measurement(operator, y, -1.0, measured), shape, affine, noise, acquisition.noise, anatomy, path)
+    return _scaled(Measurement(operator, y, -1.0, measured), shape, affine, noise, acquisition.noise, anatomy, path)
 
 
 def _kspace(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[LinearOperator, Tensor, Shape3, Tensor]:
@@ -163,7 +161,7 @@ def _image(path: Path, acquisition: Acquisition) -> tuple[LinearOperator, Tensor
     return acquisition.operator((i, j, k), tuple(spacing / factors), path.name), y, (i, j, k), affine
 
 
-def _scaled(name: str, raw: Measurement, shape: Shape3, affine: np.ndarray, noise: float | None, usual: float, anatomy: Anatomy, path: Path) -> Found:
+def _scaled(raw: Measurement, shape: Shape3, affine: np.ndarray, noise: float | None, usual: float, anatomy: Anatomy, path: Path) -> Found:
     """The measurement of x where y = c A (x + 1): c is estimated jointly with the best linear estimate of x, begun at the mean image."""
     operator, y = raw.operator, raw.y
     x = stretched(anatomy.mean, shape)[None]
@@ -178,7 +176,7 @@ def _scaled(name: str, raw: Measurement, shape: Shape3, affine: np.ndarray, nois
             raise UserError(f"{path} does not look like a measurement of such images: its sign is opposite.", "Is 0 no signal in it?")
         relative = usual if noise is None else noise / scale
         x = anatomy.prior(shape, relative)(operator, y / scale - one)
-    return Found(name, replace(raw, y=y / scale - one, noise=relative), shape, affine, scale)
+    return Found(replace(raw, y=y / scale - one, noise=relative), shape, affine, scale)
 
 
 def kspace_noise(y: Tensor, mask: Tensor | None) -> float:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,8 @@ def reconstruct(
         restorer: a run of `train-restorer` on it.
         out: the new cohort: images, `std/`, `samples/`, `reconstruction.csv`, `report.html`; with known truth also `metrics.csv`.
         acquisition: the kind of measurement.
-        measurements: a folder of measurements, see `measured_files.read`; by default they are simulated.
+        measurements: a folder of measurements, see `measured_files.read`; results are called m001, m002 ... in the order of the files' names.
+            By default they are simulated.
         noise: standard deviation of measured numbers, in the unit of the files; estimated from k-space by default.
         run: a run of `train-diffusion` on the cohort, whose latents then take part.
         count: cases of the split "test" to simulate; all by default.
@@ -88,7 +89,8 @@ def reconstruct(
     found = files(measurements) if measurements is not None else []
     reads |= {"diffusion": sha256(Path(run) / "model.safetensors")} if run is not None else {}
     reads |= {"measurements": sha256(*found)} if found else {}
-    asked = [_read(path, acquisition, noise, restoration) for path in found] or list(_simulated(source.split("test"), acquisition, count, seed))
+    simulated = _simulated(source.split("test"), acquisition, count, seed)
+    asked = list(_read(found, acquisition, noise, restoration) if found else simulated)
     claimed = Run.claim(out, "reconstruct", arguments, reads)
     if claimed.finished:
         print(f"{out} is finished already.")
@@ -145,10 +147,13 @@ def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed
         yield Asked(case.case, images.patients[index], of, affine, x)
 
 
-def _read(path: Path, acquisition: Acquisition, noise: float | None, restoration: Restoration) -> Asked:
-    found = read(path, acquisition, noise, restoration.anatomy, restoration.spacing)
-    print(f"{path.name}: scale {found.scale:.4g}, noise {found.of.noise:.3g} of images in [-1, 1]")
-    return Asked(found.name, found.name, found.of, found.affine, None, found.scale)
+def _read(paths: list[Path], acquisition: Acquisition, noise: float | None, restoration: Restoration) -> Iterator[Asked]:
+    """Measurements of files, numbered: a file's name may be a patient's."""
+    for number, path in enumerate(paths, 1):
+        found, name = read(path, acquisition, noise, restoration.anatomy, restoration.spacing), f"m{number:03d}"
+        print(f"{name}: scale {found.scale:.4g}, noise {found.of.noise:.3g} of images in [-1, 1]")
+        of = replace(found.of, operator=found.of.operator.to(device()), y=found.of.y.to(device()))
+        yield Asked(name, name, of, found.affine, None, found.scale)
 
 
 def _calibrated(
@@ -168,7 +173,7 @@ def _calibrated(
     print(f"tuned on {len(cases)} cases of the split val, dB: {told}; restored {_decibel(error):.2f}")
     latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [one.truth for one in known]))
     solver = Reconstructor(tuned[best][0], restored, latent)
-    solved = [(one.truth, one.of, solver.estimates(one.of, seed)) for one in track(known, "calibrating")]
+    solved = [(one.truth.cpu(), one.of, solver.estimates(one.of, seed)) for one in track(known, "calibrating")]
     calibration = Calibration.fit(solved, restoration, list(solved[0][2]))
     usual = torch.tensor([_strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
     return solver, calibration, float(usual.mean() + STRANGE * usual.std(correction=0))
@@ -176,7 +181,8 @@ def _calibrated(
 
 def _strangeness(restoration: Restoration, image: Tensor) -> float:
     """How much the restorer would change a result, root mean square: much where it does not look like the cohort."""
-    return float((restoration.clean(image[None], LEVEL) - image[None]).square().mean().sqrt())
+    there = image[None].to(restoration.mean.device)
+    return float((restoration.clean(there, LEVEL) - there).square().mean().sqrt())
 
 
 def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: float, samples: int, seed: int, root: Path) -> Result:
@@ -185,7 +191,7 @@ def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: f
     image, std = calibration(one.of, estimates)
     seconds = time.perf_counter() - begun
     drawn = [calibration.draw(image, std, keyed(seed, one.name, "sample", number)) for number in range(samples)]
-    ratio = float(residual_ratio(one.of.operator, one.of.y, image[None], one.of.noise))
+    ratio = float(residual_ratio(one.of.operator, one.of.y, image[None].to(one.of.y.device), one.of.noise))
     row = {
         "case": one.name,
         "residual_over_noise": round(ratio, 4),

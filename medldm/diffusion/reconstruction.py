@@ -54,7 +54,7 @@ class Reconstructor:
     latent: LatentSolver | None = None
 
     def estimates(self, case: Measurement, seed: int = 0) -> Estimates:
-        """`classical`, `linear`, `restored` and, with a diffusion model, `latent` of one measurement.
+        """`classical`, `linear`, `restored` and, with a diffusion model, `latent` of one measurement, in the memory of the host.
 
         Args:
             case: what was measured.
@@ -67,7 +67,7 @@ class Reconstructor:
         if self.latent is not None:
             first = found["restored"].clone().clamp(-1, 1)
             found["latent"] = self.latent(case.operator, case.y, case.noise, first, seed)
-        return {name: image[0].clone() for name, image in found.items()}
+        return {name: image[0].cpu().clone() for name, image in found.items()}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Calibration:
 
         Errors are those of images whose weights were fitted to the other half of the cases, or they would look smaller than they are.
         """
-        mean = restoration.mean
+        mean = restoration.mean.cpu()
         halves = cases[::2], cases[1::2] or cases
         crossed = []
         for part, other in (halves, halves[::-1]):
@@ -108,7 +108,7 @@ class Calibration:
 
     def __call__(self, case: Measurement, estimates: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The image [1 I J K], which agrees with the measurements as far as their noise allows, and the standard deviation of its error."""
-        found = _refined(self.spectrum, case, _fused(self.fusion, self.restoration.mean, self.names, case, estimates))
+        found = _refined(self.spectrum, case, _fused(self.fusion, self.restoration.mean.cpu(), self.names, case, estimates))
         return found, self.errors(found, _stack(estimates, self.names), _cleaned(self.restoration, found))
 
     def draw(self, image: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,7 +125,7 @@ def _stack(estimates: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
 def _fitted(cases: Sequence[tuple[Tensor, Measurement, Estimates]], mean: Tensor, names: Sequence[str]) -> Fusion:
     def centred(truth: Tensor, case: Measurement, estimates: Estimates) -> tuple[Tensor, Tensor, Tensor | None]:
         m = stretched(mean, truth.shape[1:])
-        return truth[0] - m[0], _stack(estimates, names)[:, 0] - m[0], case.measured
+        return truth[0] - m[0], _stack(estimates, names)[:, 0] - m[0], _groups(case)
 
     return Fusion.fit(centred(*case) for case in cases)
 
@@ -133,14 +133,20 @@ def _fitted(cases: Sequence[tuple[Tensor, Measurement, Estimates]], mean: Tensor
 def _fused(fusion: Fusion, mean: Tensor, names: Sequence[str], case: Measurement, estimates: Mapping[str, Tensor]) -> Tensor:
     stack = _stack(estimates, names)
     m = stretched(mean, stack.shape[2:])
-    return fusion(stack[:, 0] - m[0], case.measured)[None] + m
+    return fusion(stack[:, 0] - m[0], _groups(case))[None] + m
+
+
+def _groups(case: Measurement) -> Tensor | None:
+    return None if case.measured is None else case.measured.cpu()
 
 
 @torch.inference_mode()
 def _refined(spectrum: Tensor, case: Measurement, image: Tensor) -> Tensor:
-    return refine(case.operator, case.y, image[None], case.noise, spectrum[:, bins(image.shape[1:])].to(image))[0].clone()
+    there = image[None].to(case.y.device)
+    return refine(case.operator, case.y, there, case.noise, spectrum[:, bins(image.shape[1:])].to(there))[0].cpu().clone()
 
 
 def _cleaned(restoration: Restoration, image: Tensor) -> Tensor:
     """An image [1 I J K] after denoising at several levels [levels 1 I J K]."""
-    return torch.stack([restoration.clean(image[None], level)[0].clone() for level in CLEANED])
+    there = image[None].to(restoration.mean.device)
+    return torch.stack([restoration.clean(there, level)[0].cpu().clone() for level in CLEANED])

@@ -76,17 +76,19 @@ def measurements(folder, held_out, **changes):
     y = (y + 0.02 * SCALE * torch.randn(y.shape, generator=keyed("n"), dtype=torch.complex64) * 2**0.5) * mask
     arrays = {"kspace": y.numpy(), "mask": mask.numpy(), "affine": held_out.affine} | changes
     folder.mkdir(exist_ok=True)
-    np.savez(folder / "scan.npz", **{name: value for name, value in arrays.items() if value is not None})
+    np.savez(folder / "doejane.npz", **{name: value for name, value in arrays.items() if value is not None})
     return folder
 
 
 def test_a_scan_of_unknown_scale_and_phase_comes_back_in_its_unit(phantom_cohort, restorer, held_out, tmp_path, capsys):
     reconstruct(phantom_cohort.root, restorer, tmp_path / "out", MRI, measurements(tmp_path / "scans", held_out))
-    found, truth = read_volume(tmp_path / "out" / "images" / "scan.nii.gz"), (held_out.data + 1) * SCALE
+    found, truth = read_volume(tmp_path / "out" / "images" / "m001.nii.gz"), (held_out.data + 1) * SCALE
     assert np.allclose(found.affine, held_out.affine)
     assert float(torch.corrcoef(torch.stack([found.data.flatten(), truth.flatten()]))[0, 1]) > 0.95
     assert abs(float((found.data * truth).sum() / truth.square().sum()) - 1) < 0.1
-    assert not (tmp_path / "out" / "metrics.csv").exists() and "scale" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert not (tmp_path / "out" / "metrics.csv").exists() and "m001: scale" in told
+    assert "doejane" not in told + (tmp_path / "out" / "report.html").read_text() + (tmp_path / "out" / "cohort.csv").read_text()
 
 
 def anatomy(restorer):
@@ -134,16 +136,17 @@ def test_bad_measurements_are_refused(restorer, held_out, tmp_path):
         ({"kspace": ones, "coils": ones}, "sum to 1"),
         ({"kspace": None}, "neither kspace nor"),
     ):
-        path = measurements(tmp_path / "wrong", held_out, **changes) / "scan.npz"
+        path = measurements(tmp_path / "wrong", held_out, **changes) / "doejane.npz"
         with pytest.raises(UserError, match=message):
             read(path, MRI, None, anatomy(restorer), held_out.spacing)
     write_volume(tmp_path / "image.nii.gz", held_out)
     with pytest.raises(UserError, match="is an image"):
         read(tmp_path / "image.nii.gz", MRI, None, anatomy(restorer), held_out.spacing)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(UserError, match="cannot be read"):
-        read(tmp_path / "text.npz", MRI, None, anatomy(restorer), held_out.spacing)
+    (tmp_path / "cut.npz").write_bytes((measurements(tmp_path / "whole", held_out) / "doejane.npz").read_bytes()[:5000])
+    for name in ("text.npz", "cut.npz"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read(tmp_path / name, MRI, None, anatomy(restorer), held_out.spacing)
 
 
 def test_bad_settings_are_refused_before_the_work(phantom_cohort, restorer, tmp_path):
