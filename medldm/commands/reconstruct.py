@@ -19,7 +19,7 @@ from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.diffusion.reconstruction import Calibration, Measurement, Reconstructor
 from medldm.diffusion.restoration import Restoration, Restored
 from medldm.errors import UserError
-from medldm.files import sha256, write_csv
+from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.operators.acquisitions import Acquisition
 from medldm.operators.tuning import candidates, tune
@@ -85,6 +85,8 @@ def reconstruct(
     source, restoration = Cohort.load(cohort), load_model(restorer)
     _check(source, restoration, samples, count)
     model = None if run is None else _diffusion(run)
+    for trained in filter(None, (restorer, run)):
+        _check_trained_on(source, Path(trained))
     reads = {"cohort": source.fingerprint(), "restorer": sha256(Path(restorer) / "model.safetensors")}
     found = files(measurements) if measurements is not None else []
     reads |= {"diffusion": sha256(Path(run) / "model.safetensors")} if run is not None else {}
@@ -121,6 +123,16 @@ def _check(source: Cohort, restoration: object, samples: int, count: int | None)
         raise UserError(f"samples={samples} must be at least 0, count={count} at least 1.")
 
 
+def _check_trained_on(source: Cohort, run: Path) -> None:
+    """Refuse models of other cohorts: their training may have seen the patients who calibrate here.
+
+    Raises:
+        UserError: the run names another cohort.
+    """
+    if read_json(run / "provenance.json")["reads"].get("cohort", source.fingerprint()) != source.fingerprint():
+        raise UserError(f"{run} was trained on another cohort than {source.root}.", "Give the cohort that it was trained on.")
+
+
 def _diffusion(run: Path) -> LatentDiffusion:
     model = load_model(run)
     if not isinstance(model, LatentDiffusion):
@@ -136,7 +148,7 @@ def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed
     """
     images = Images(cohort)
     if not len(images):
-        raise UserError(f"{cohort.root} has no usable case in the split 'test'.", "Give --measurements, or prepare it with one.")
+        raise UserError(f"{cohort.root} has no usable case to measure in the split 'test'.", "Give --measurements, or prepare it with one.")
     for index in range(len(images) if count is None else min(count, len(images))):
         case = images.cases[index]
         x = torch.from_numpy(images.image(index)).float().to(device())

@@ -1,6 +1,7 @@
 """`reconstruct` from simulated measurements and from files: what it writes, that it finds the scale, and what it refuses."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from medldm.commands.measured_files import calibration, kspace_noise, read
 from medldm.commands.reconstruct import reconstruct
 from medldm.commands.train_restorer import train_restorer
 from medldm.errors import UserError
+from medldm.files import read_json, write_json
 from medldm.operators.acquisitions import AcceleratedMRI, MissingBlock, SparseCT, ThickSlices
 from medldm.operators.masks import VariableDensity
 from medldm.operators.mri import CartesianMRI, kspace
@@ -162,6 +164,12 @@ def test_bad_settings_are_refused_before_the_work(phantom_cohort, restorer, tmp_
             reconstruct(phantom_cohort.root, restorer, tmp_path / "out", MRI, **changes)
     with pytest.raises(UserError, match="at least 0"):
         MissingBlock(noise=-1)
+    other = tmp_path / "restorer"
+    shutil.copytree(restorer, other)
+    provenance = read_json(other / "provenance.json")
+    write_json(other / "provenance.json", provenance | {"reads": {"cohort": "0" * 64}})
+    with pytest.raises(UserError, match="another cohort"):
+        reconstruct(phantom_cohort.root, other, tmp_path / "out", MRI)
     assert not (tmp_path / "out").exists()
 
 
