@@ -18,8 +18,9 @@ import torch
 
 from medldm.cohort import Cohort
 from medldm.diffusion.latent_solver import LatentSolver, round_trip, unsaid_by
+from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
-from medldm.diffusion.restoration import Restoration, Restored
+from medldm.diffusion.restoration import FACTORS, Restoration, Restored
 from medldm.files import atomic, read_json, write_json
 from medldm.machine import tune_allocator
 from medldm.metrics.base import Images
@@ -28,7 +29,7 @@ from medldm.metrics.paired import nmse, psnr, ssim
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, MissingBlock, Noisy, SparseCT, ThickSlices
 from medldm.operators.classical import Classical
 from medldm.operators.masks import VariableDensity
-from medldm.operators.tuning import candidates, tune
+from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.run import build, describe, load_model
 
 
@@ -50,7 +51,6 @@ TASKS: dict[str, Acquisition] = {
     "noise": Noisy(0.2),
 }
 QUICK = ("r4", "r8")
-TUNING = 4  # calibration patients that weights are searched on
 
 
 @dataclass
@@ -97,7 +97,7 @@ def tuned(acquisition: Acquisition, known: list[Case], restoration: Restoration,
     if not path.is_file():
         cases = [(c.of.operator, c.of.y, c.image) for c in known[:TUNING]]
         found = {name: tune(*begin, cases) for name, begin in candidates(acquisition, (1.0, 1.0, 1.0)).items()}
-        best, _ = tune(Restored(restoration, acquisition.noise), {"level": 2.0, "penalty": 4.0}, cases)
+        best, _ = tune(Restored(restoration, acquisition.noise), FACTORS, cases)
         order = sorted(found, key=lambda name: found[name][1])
         write_json(path, {"classical": {name: describe(found[name][0]) for name in order}, "restored": [best.level, best.penalty]})
     held = read_json(path)
@@ -181,9 +181,8 @@ def table(task: str, known: list[Case], judged: list[Case], every: list[Estimate
         gain = summarise("gain", values["fusion"][:, 0] - values[name][:, 0], patients)
         told = "" if name == "fusion" else f"  fusion {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
         print(f"  {name:12s} {values[name][:, 0].mean():6.2f} dB  SSIM {values[name][:, 1].mean():.4f}  NMSE {values[name][:, 2].mean():.4f}{told}")
-    errors = [((image - torch.from_numpy(x)).abs().flatten(), std.flatten()) for (image, std), x in zip(calibrated["fusion"], truths, strict=True)]
-    coverage = float(np.mean([float((error < 1.645 * std).float().mean()) for error, std in errors]))
-    likeness = float(np.mean([float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in errors]))
+    trusted = [trust(image - c.image[0], std) for (image, std), c in zip(calibrated["fusion"], judged, strict=True)]
+    coverage, likeness = (float(np.mean(part)) for part in zip(*trusted, strict=True))
     seconds = float(np.mean([float(e["seconds"]) for e in found]))
     print(f"  90 % intervals cover {coverage:.3f}; error and standard deviation r {likeness:.2f}; {seconds:.1f} s a case")
     over = {

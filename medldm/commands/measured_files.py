@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
-from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, LargeVoxels, MissingBlock, SparseCT, ThickSlices
+from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, LargeVoxels, MissingBlock, SparseCT, ThickSlices, of_diagonal
 from medldm.operators.anatomy import Anatomy, stretched
 from medldm.operators.base import LinearOperator, inner
 from medldm.operators.ct import ParallelCT
@@ -135,9 +135,8 @@ def _sinogram(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
         raise UserError(f"{path}: sinogram {tuple(y.shape[2:])} was expected as [{len(arrays['angles'])} views, bins, {k} slices].")
     if float(y.mean()) < 0:
         raise UserError(f"{path}: line integrals of attenuation are not negative.", "Convert from HU, and take minus the logarithm of counts.")
-    diagonal = float(np.hypot(i * spacing[0], j * spacing[1]))
-    relative = (spacing[0] / diagonal, spacing[1] / diagonal)
-    operator = ParallelCT((i, j, k), torch.from_numpy(np.asarray(arrays["angles"], dtype=np.float64)), relative, bins=y.shape[3])
+    angles = torch.from_numpy(np.asarray(arrays["angles"], dtype=np.float64))
+    operator = ParallelCT((i, j, k), angles, of_diagonal((i, j, k), spacing), bins=y.shape[3])
     return operator, y, (i, j, k), None
 
 

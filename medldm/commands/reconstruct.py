@@ -17,19 +17,18 @@ from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.diffusion.reconstruction import Calibration, Measurement, Reconstructor
-from medldm.diffusion.restoration import Restoration, Restored
+from medldm.diffusion.restoration import FACTORS, Restoration, Restored
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.operators.acquisitions import Acquisition
-from medldm.operators.tuning import candidates, tune
+from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.randomness import keyed
 from medldm.report.inverse import Result, case_scores, write_page
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
 
-TUNING = 4
 STRANGE = 4.0  # standard deviations above the mean of the calibration cases
 EXPLAINED = 1.5  # times the noise
 LEVEL = 0.1  # at which a result is looked at for strangeness
@@ -180,7 +179,7 @@ def _calibrated(
     begun = candidates(acquisition, restoration.spacing)
     tuned = {name: tune(method, factors, cases) for name, (method, factors) in track(begun.items(), "tuning")}
     best = min(tuned, key=lambda name: tuned[name][1])
-    restored, error = tune(Restored(restoration, acquisition.noise), {"level": 2.0, "penalty": 4.0}, cases)
+    restored, error = tune(Restored(restoration, acquisition.noise), FACTORS, cases)
     told = ", ".join(f"{name} {_decibel(value):.2f}" for name, (_, value) in sorted(tuned.items(), key=lambda item: item[1][1]))
     print(f"tuned on {len(cases)} cases of the split val, dB: {told}; restored {_decibel(error):.2f}")
     latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [one.truth for one in known]))
@@ -217,8 +216,9 @@ def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: f
         *((f"samples/{one.name}-{number}", scale * (sample + air)) for number, sample in enumerate(drawn)),
         (f"images/{one.name}", scale * (image + air)),
     ):
-        write_volume(root / f"{path}.nii.gz", Volume(voxels.float().cpu(), one.affine))
-    return Result(one.name, one.patient, image.cpu(), std.cpu(), estimates["classical"].cpu(), one.truth, one.affine, row)
+        write_volume(root / f"{path}.nii.gz", Volume(voxels.float(), one.affine))
+    truth = None if one.truth is None else one.truth.cpu()
+    return Result(one.name, one.patient, image, std, estimates["classical"], truth, one.affine, row)
 
 
 def _written(root: Path, results: list[Result], acquisition: Acquisition, names: Sequence[str]) -> list[Score]:

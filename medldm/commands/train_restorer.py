@@ -69,8 +69,9 @@ def train_restorer(
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    model.learn(Anatomy.of([image for image, _ in load(train)], model.grid))
-    cases, held_out = (list(track(guided(model.anatomy, autoencoder, part, seed), "guides", len(part))) for part in (train, val))
+    volumes = load(train), load(val)
+    model.learn(Anatomy.of([image for image, _ in volumes[0]], model.grid))
+    cases, held_out = (list(track(guided(model.anatomy, autoencoder, part, seed), "guides", len(part))) for part in volumes)
     model.restorer.residual = residual_of(cases)
     _tell(model, len(train), size, training)
     whole = [(image, guides[0]) for image, guides in held_out]

@@ -14,7 +14,7 @@ from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder, pad_to_multiple
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, white_noise
 from medldm.operators.classical import coloured
 from medldm.operators.spectra import bins, power
 from medldm.randomness import keyed
@@ -79,22 +79,24 @@ class LatentSolver:
         colour = coloured(self.unsaid[:, bins(like.shape[2:])].sqrt().to(like))
         total = torch.zeros_like(y.real)
         for draw in range(DRAWS):
-            white = torch.randn(like.shape, generator=keyed("decoder error", draw), dtype=torch.float64).to(like)
-            total += operator(colour(white)).abs().square() / DRAWS / (2 if y.is_complex() else 1)
+            total += operator(colour(white_noise(like, keyed("decoder error", draw)))).abs().square() / DRAWS / (2 if y.is_complex() else 1)
         return (total + total.mean()) / 2  # few draws say little of one number, and all of them a good deal of their mean
 
 
 def latents(autoencoder: Autoencoder, image: Tensor) -> Tensor:
     """Whitened latents of images [B C I J K] without label maps."""
-    labels = torch.zeros_like(image[:, :1]) if autoencoder.label_count else None
-    return autoencoder.whiten(autoencoder.encode(autoencoder.join(image, labels))[0])
+    return autoencoder.whiten(autoencoder.encode(_unlabelled(autoencoder, image))[0])
+
+
+def _unlabelled(autoencoder: Autoencoder, image: Tensor) -> Tensor:
+    """Images as the autoencoder takes them, all background where it codes labels."""
+    return autoencoder.join(image, torch.zeros_like(image[:, :1]) if autoencoder.label_count else None)
 
 
 @torch.inference_mode()
 def round_trip(autoencoder: Autoencoder, image: Tensor) -> Tensor:
-    """D(E(x)) of images [B C I J K] of any size."""
-    padded, crop = pad_to_multiple(image, autoencoder.factor)
-    return autoencoder.split(autoencoder.decode(latents(autoencoder, padded)))[0][(..., *crop)]
+    """D(E(x)) of images [B C I J K] of any size, without label maps."""
+    return autoencoder.split(autoencoder.reconstruct(_unlabelled(autoencoder, image)))[0]
 
 
 def unsaid_by(autoencoder: Autoencoder, images: Iterable[Tensor]) -> Tensor:

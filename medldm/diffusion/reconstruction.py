@@ -12,7 +12,7 @@ from medldm.diffusion.posteriors.refine import refine
 from medldm.diffusion.posteriors.uncertainty import ErrorModel
 from medldm.diffusion.restoration import Restoration, Restored
 from medldm.operators.anatomy import stretched
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, white_noise
 from medldm.operators.classical import Classical, coloured
 from medldm.operators.spectra import bins, power
 
@@ -114,7 +114,7 @@ class Calibration:
     def draw(self, image: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
         """An image that the truth might be: the result plus a normal error of the local standard deviation and the measured spectrum."""
         colour = coloured(self.spectrum[:, bins(image.shape[1:])].sqrt().to(image))
-        error = colour(torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image))
+        error = colour(white_noise(image, generator))
         return image + std * error / self.spectrum[:, bins(image.shape[1:])].mean().sqrt().to(image)
 
 

@@ -15,6 +15,9 @@ from medldm.operators.classical import Classical, largest_eigenvalue
 from medldm.operators.spectra import BINS
 from medldm.types import Shape3
 
+#: How settings of `Restored` are searched, see `tune`.
+FACTORS = {"level": 2.0, "penalty": 4.0}
+
 
 class Restoration(nn.Module):
     """A restorer, and what it is guided by.
@@ -51,10 +54,13 @@ class Restoration(nn.Module):
 
         return restore
 
+    def mean_like(self, images: Tensor) -> Tensor:
+        """The mean image on the grid of images [B C I J K]."""
+        return stretched(self.mean, images.shape[2:]).expand_as(images)
+
     def clean(self, image: Tensor, level: float) -> Tensor:
         """Images [B C I J K] without noise of a level, guided by the mean image."""
-        guide = stretched(self.mean, image.shape[2:]).expand_as(image)
-        return self.bind(guide)(image, torch.full((len(image),), level, device=image.device))
+        return self.bind(self.mean_like(image))(image, torch.full((len(image),), level, device=image.device))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,6 @@ class Restored(Classical):
         level: noise level that the restorer is asked for; about the error of the linear estimate.
         penalty: for leaving what the restorer says, relative to the largest eigenvalue of A* A.
         turns: of restorer and measurements.
-        guide: image [1 C I J K] that the restorer is shown; the mean by default.
     """
 
     restoration: Restoration
@@ -75,13 +80,10 @@ class Restored(Classical):
     level: float = 0.3
     penalty: float = 0.02
     turns: int = 12
-    guide: Tensor | None = None
 
     def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """See `Classical`."""
         back = operator.adjoint(y)
-        anatomy, shape = self.restoration.anatomy, back.shape[2:]
-        guide = stretched(anatomy.mean, shape).expand_as(back) if self.guide is None else self.guide
-        start = anatomy.prior(shape, self.noise)(operator, y)
+        start = self.restoration.anatomy.prior(back.shape[2:], self.noise)(operator, y)
         penalty = self.penalty * largest_eigenvalue(operator, back)
-        return plug_and_play(self.restoration.bind(guide), operator, y, start, self.level, penalty, self.turns)
+        return plug_and_play(self.restoration.bind(self.restoration.mean_like(back)), operator, y, start, self.level, penalty, self.turns)

@@ -109,9 +109,7 @@ class SparseCT(Acquisition):
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`; line integrals are in units of the diagonal of a slice, so that noise means the same for every size."""
         angles = torch.arange(self.views, dtype=torch.float64) * math.radians(self.degrees) / self.views
-        diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
-        relative = (spacing[0] / diagonal, spacing[1] / diagonal)
-        return ParallelCT(shape, angles, relative)
+        return ParallelCT(shape, angles, of_diagonal(shape, spacing))
 
 
 @dataclass(frozen=True)
@@ -197,6 +195,12 @@ class Noisy(Acquisition):
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`."""
         return Identity()
+
+
+def of_diagonal(shape: Shape3, spacing: tuple[float, float, float]) -> tuple[float, float]:
+    """Spacing along I and J in units of the diagonal of a slice."""
+    diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
+    return spacing[0] / diagonal, spacing[1] / diagonal
 
 
 def ring_of_coils(shape: Shape3, coils: int) -> Tensor:

@@ -1,6 +1,6 @@
 """What a cohort looks like on average: all that a prior can know without a network."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,26 +29,25 @@ class Anatomy:
     spectrum: Tensor
 
     @classmethod
-    def of(cls, images: Iterable[Tensor], shape: Shape3) -> "Anatomy":
-        """Of images [C I J K]; they are gone through twice.
+    def of(cls, images: Sequence[Tensor], shape: Shape3) -> "Anatomy":
+        """Of images [C I J K].
 
         Args:
-            images: such as those of the split "train"; a sequence.
+            images: such as those of the split "train".
             shape: of the mean.
 
         Raises:
             UserError: there is none.
         """
-        images = list(images)
         if not images:
             raise UserError("The mean image needs at least one image.")
         mean = torch.stack([stretched(image, shape) for image in images]).double().mean(0).float()
         spectrum = torch.stack([power(image - stretched(mean, image.shape[1:])) for image in images])
         return cls(mean, _filled(spectrum.nanmean(0)))
 
-    def prior(self, shape: Shape3, noise: float, iterations: int = ITERATIONS) -> GaussianPrior:
+    def prior(self, shape: Shape3, noise: float) -> GaussianPrior:
         """The Gaussian prior for images of a size and measurements of a noise level."""
-        return GaussianPrior(stretched(self.mean, shape), self.spectrum[:, bins(shape)].float(), max(noise, LEAST_NOISE), iterations)
+        return GaussianPrior(stretched(self.mean, shape), self.spectrum[:, bins(shape)].float(), max(noise, LEAST_NOISE), ITERATIONS)
 
 
 def stretched(image: Tensor, shape: Shape3) -> Tensor:

@@ -23,8 +23,7 @@ def bins(shape: Shape3) -> Tensor:
 def power(x: Tensor) -> Tensor:
     """Mean power |F x|^2 of an image [C I J K] in each bin [C BINS^3], orthonormal; nan in bins without a frequency."""
     spectrum = torch.fft.fftn(x.double(), dim=(-3, -2, -1), norm="ortho").abs().square()
-    sums, counts = torch.zeros(len(x), BINS**3, dtype=torch.float64), torch.zeros(BINS**3, dtype=torch.float64)
     places = bins(x.shape[1:]).flatten()
-    sums.index_add_(1, places, spectrum.flatten(1))
-    counts.index_add_(0, places, torch.ones(places.numel(), dtype=torch.float64))
+    sums = torch.zeros(len(x), BINS**3, dtype=torch.float64).index_add_(1, places, spectrum.flatten(1))
+    counts = torch.bincount(places, minlength=BINS**3)
     return sums / torch.where(counts > 0, counts, torch.nan)

@@ -14,6 +14,7 @@ from medldm.operators.base import LinearOperator
 from medldm.operators.classical import AboveAir, Classical, FilteredBackprojection, Sirt, Tikhonov, TotalVariation, Wavelet
 
 HALF_TURN = 180.0
+TUNING = 4  # calibration cases that settings are searched on; all of them would take long and hardly move a weight
 GAIN = 1e-3  # of the error: smaller ones are not worth another step
 
 #: Operator, measurements [1 ...] and the true image [1 C I J K].

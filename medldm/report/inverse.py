@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.metrics.base import Score
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import nmse, psnr, ssim
@@ -15,7 +15,6 @@ from medldm.report.html import Figure, Section, Table, Text, write_report
 from medldm.report.mosaic import Picture, mosaic
 from medldm.report.tables import score_table
 
-NORMAL_90 = 1.6449
 SHOWN = 4
 UNITS = {"psnr": "dB", "psnr_classical": "dB", "gain": "dB"}
 
@@ -34,7 +33,7 @@ class Result:
 
     Args:
         name, patient: of the case.
-        image, std, classical: [1 I J K] in units of [-1, 1].
+        image, std, classical: [1 I J K] in units of [-1, 1], in the memory of the host.
         truth: likewise, or None.
         affine: voxel to millimetres.
         row: of `reconstruction.csv`.
@@ -58,9 +57,8 @@ class Result:
 
 def values(result: Result) -> dict[str, float]:
     """Likeness of one result to its truth, and whether its standard deviation says where it is wrong."""
-    truth, image = result.truth.cpu(), result.image.clamp(-1, 1)
-    error = (result.image - truth).abs().flatten()
-    std = result.std.flatten()
+    truth, image = result.truth, result.image.clamp(-1, 1)
+    covered, likeness = trust(result.image - truth, result.std)
     fused, classical = psnr(image.numpy(), truth.numpy()), psnr(result.classical.clamp(-1, 1).numpy(), truth.numpy())
     return {
         "psnr": fused,
@@ -68,8 +66,8 @@ def values(result: Result) -> dict[str, float]:
         "gain": fused - classical,
         "ssim": ssim(image[0].numpy(), truth[0].numpy()),
         "nmse": nmse(image.numpy(), truth.numpy()),
-        "coverage90": float((error < NORMAL_90 * std).float().mean()),
-        "error_std_r": float(torch.corrcoef(torch.stack([error, std]))[0, 1]),
+        "coverage90": covered,
+        "error_std_r": likeness,
     }
 
 
@@ -112,8 +110,8 @@ def write_page(path: Path, results: Sequence[Result], scores: Sequence[Score], a
 
 
 def _columns(result: Result) -> list[Tensor]:
-    return [*([result.truth.cpu()] if result.truth is not None else []), result.classical, result.image]
+    return [*([result.truth] if result.truth is not None else []), result.classical, result.image]
 
 
 def _errors(result: Result) -> list[Tensor]:
-    return [*([(result.image - result.truth.cpu()).abs()] if result.truth is not None else []), result.std]
+    return [*([(result.image - result.truth).abs()] if result.truth is not None else []), result.std]

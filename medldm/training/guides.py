@@ -1,23 +1,21 @@
 """First estimates of training images, which a restorer is shown: the mean image, decoded latents."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from medldm.cohort import Cohort
 from medldm.models.autoencoder import Autoencoder, pad_to_multiple
 from medldm.operators.anatomy import Anatomy, stretched
 from medldm.randomness import keyed
-from medldm.training.data import load
 
 DISTURBANCES = (0.0, 0.25, 0.5)  # of whitened latents: those that measurements lead to are not exact
 
 
-def guided(anatomy: Anatomy, autoencoder: Autoencoder | None, cohort: Cohort, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each image [C I J K] with its guides [G C I J K]: the mean, decoded latents."""
-    for index, (image, label) in enumerate(load(cohort)):
+def guided(anatomy: Anatomy, autoencoder: Autoencoder | None, volumes: Sequence[tuple[Tensor, Tensor]], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image [C I J K] of volumes, see `load`, with its guides [G C I J K]: the mean, decoded latents."""
+    for index, (image, label) in enumerate(volumes):
         mean = stretched(anatomy.mean, image.shape[1:])
         yield image, torch.stack([mean, *(decoded(autoencoder, image, label, seed, index) if autoencoder else [])])
 

@@ -61,6 +61,18 @@ class ErrorModel:
         return torch.einsum("f,fcijk->cijk", self.weights.to(found), features(found, estimates, cleaned)).clamp(min=1e-12).sqrt()
 
 
+def trust(error: Tensor, std: Tensor) -> tuple[float, float]:
+    """Share of voxels inside their 90 % interval, and correlation of absolute error and standard deviation.
+
+    Args:
+        error: of a reconstruction, any shape.
+        std: what it was said to be, of the same shape.
+    """
+    size = error.abs()
+    covered = float((size < NORMAL_90 * std).float().mean())
+    return covered, float(torch.corrcoef(torch.stack([size.flatten(), std.flatten()]))[0, 1])
+
+
 def features(found: Tensor, estimates: Tensor, cleaned: Tensor) -> Tensor:
     """What goes with large errors [features C I J K]: 1, edges, structure nearby, other estimates' distance, what a denoiser would change, borders.
 
