@@ -40,12 +40,39 @@ def test_errors_that_are_alike_everywhere_get_one_size():
     assert torch.allclose(model(*known).mean(), torch.tensor(0.1), rtol=0.1)
 
 
-def test_features_are_variances_but_for_borders():
-    _, found, estimates, cleaned = case(0)
-    once, twice = features(found, estimates, cleaned), features(2 * found, 2 * estimates, 2 * cleaned)
-    assert once.shape == (10, 1, *SHAPE) and (once >= 0).all()
-    assert torch.allclose(twice[1:7], 4 * once[1:7], rtol=1e-3, atol=1e-4) and torch.equal(twice[7:], once[7:])
-    assert torch.equal(once[7, 0, 0], torch.ones(SHAPE[1:])) and float(once[7, 0, 9].max()) < 0.05
+def test_errors_that_grow_with_the_image_are_found():
+    """Large where the image is bright: no sum of variances says that."""
+
+    def bright(n):
+        truth, _, estimates, cleaned = case(n)
+        truth = truth.sign() * 0.5
+        found = truth + torch.where(truth > 0, 0.2, 0.02) * torch.randn(truth.shape, generator=keyed(n, "bright"))
+        return truth, found, found + 0.0 * estimates, found + 0.0 * cleaned
+
+    model = ErrorModel.fit([bright(n) for n in range(4)])
+    truth, *known = bright(9)
+    std = model(*known)
+    assert float(std[truth > 0].mean()) > 3 * float(std[truth < 0].mean())
+
+
+def test_what_was_never_seen_gives_no_absurd_size():
+    model = ErrorModel.fit([case(n) for n in range(4)])
+    _, found, estimates, cleaned = case(9)
+    std = model(1e4 * found, -1e4 * estimates, 1e4 * cleaned)
+    assert std.isfinite().all() and float(std.max()) < 100
+
+
+def test_the_same_cases_give_the_same_model():
+    _, *known = case(9)
+    assert torch.equal(*(ErrorModel.fit([case(n) for n in range(2)])(*known) for _ in range(2)))
+
+
+def test_features_of_a_scaled_image_move_by_the_logarithm():
+    once, twice = (features(*(scale * part for part in case(0)[1:])) for scale in (100, 200))
+    assert once.shape == (14, 1, *SHAPE) and once.isfinite().all()
+    assert torch.allclose((twice - once)[:8], torch.tensor(4.0).log(), atol=0.01)
+    assert torch.equal(twice[10], 2 * once[10]) and torch.equal(twice[11:], once[11:])
+    assert torch.equal(once[11, 0, 0], torch.ones(SHAPE[1:])) and float(once[11, 0, 9].max()) < 0.05
 
 
 def test_without_cases_nothing_is_known_of_errors():

@@ -3,35 +3,43 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import nnls
-from torch import Tensor
+from torch import Tensor, nn
 
 from medldm.errors import UserError
 from medldm.operators.classical import gradient
+from medldm.randomness import keyed, seeded
 
-ROUNDS = 4
 WINDOW, WIDE = 3, 7
+AROUND = (3, 5, 9)  # voxels along a side, of edges and structure
 BORDER = 2.0  # voxels
 NORMAL_90 = 1.6449  # standard deviations on either side that hold 90 % of a normal law
 COVERED = 0.9
 MOST_VOXELS = 200_000
+LEAST = 1e-5  # of a squared number, in images in [-1, 1]
+
+WIDTH, STEPS, BATCH, RATE, DECAY = 32, 800, 4096, 3e-3, 1e-2  # of the fit: seconds
+USUAL = 4.0  # standard deviations of a feature; beyond them it says no more
 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Variance of the error at each voxel, v = sum_i c_i f_i with c_i >= 0, of what tells hard places from easy ones (see `features`).
+    """Variance of the error at each voxel, log v = n(f), n a small network of what tells hard places from easy ones (see `features`).
 
-    The c_i maximise the likelihood of normal errors on calibration cases (least squares with the weights 1 / v^2, solved again and again);
-    then v is scaled so that +- 1.645 sqrt(v) holds 90 % of their voxels.
+    n maximises the likelihood of normal errors on calibration cases, sum log v + e^2 / v (Nix & Weigend 1994); then v is scaled so
+    that +- 1.645 sqrt(v) holds 90 % of their voxels.
 
     Args:
-        weights: c [features].
+        network: n, of standardised features.
+        mean, std: of the features [features].
+        scale: of the standard deviation.
     """
 
-    weights: Tensor
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+    scale: float
 
     @classmethod
     def fit(cls, cases: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> "ErrorModel":
@@ -45,20 +53,44 @@ class ErrorModel:
         """
         if not cases:
             raise UserError("An error model needs at least one calibration case.", "Keep some patients aside for it, such as the split val.")
-        rows = torch.cat([features(*known).flatten(1).T for _, *known in cases]).double()
-        errors = torch.cat([(found - truth).double().square().flatten() for truth, found, _, _ in cases])
-        every = max(1, len(rows) // MOST_VOXELS)
-        some, wanted = rows[::every].numpy(), errors[::every].numpy()
-        variance = np.full(len(some), wanted.mean())
-        for _ in range(ROUNDS):
-            weights, _ = nnls(some / variance[:, None], wanted / variance)
-            variance = np.maximum(some @ weights, 1e-3 * wanted.mean())
-        ratio = float(torch.quantile((errors[::every].sqrt() / torch.from_numpy(variance).sqrt()), COVERED)) / NORMAL_90
-        return cls(torch.from_numpy(weights * ratio**2))
+        voxels = sum(truth.numel() for truth, *_ in cases)
+        every = max(1, voxels // MOST_VOXELS)
+        rows = torch.cat([features(*known).flatten(1).T[::every] for _, *known in cases])
+        squares = torch.cat([(found - truth).square().flatten()[::every] for truth, found, _, _ in cases])
+        mean, std = rows.mean(0), rows.std(0) + 1e-3
+        network = _fitted((rows - mean) / std, squares)
+        model = cls(network, mean, std, 1.0)
+        ratio = float((squares.sqrt() / model._of(rows)).quantile(COVERED)) / NORMAL_90
+        return cls(network, mean, std, ratio)
 
     def __call__(self, found: Tensor, estimates: Tensor, cleaned: Tensor) -> Tensor:
         """Standard deviation of the error [C I J K] of a reconstruction [C I J K]; arguments as in `features`."""
-        return torch.einsum("f,fcijk->cijk", self.weights.to(found), features(found, estimates, cleaned)).clamp(min=1e-12).sqrt()
+        return self._of(features(found, estimates, cleaned).flatten(1).T).reshape(found.shape)
+
+    @torch.no_grad()
+    def _of(self, rows: Tensor) -> Tensor:
+        """Standard deviations [N] for features [N features]."""
+        return self.scale * (self.network(((rows - self.mean) / self.std).clamp(-USUAL, USUAL))[:, 0] / 2).exp()
+
+
+def _fitted(inputs: Tensor, squares: Tensor) -> nn.Module:
+    """The network [N features] -> log variance [N 1], by Adam on random voxels; the same for the same cases."""
+    with seeded("error model"):
+        hidden = [nn.Linear(inputs.shape[1], WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()]
+        network = nn.Sequential(*hidden, nn.Linear(WIDTH, 1))
+    nn.init.constant_(network[-1].bias, float(squares.mean().log()))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    generator = keyed("error model", "voxels")
+    for _ in range(STEPS):
+        chosen = torch.randint(len(inputs), (BATCH,), generator=generator)
+        log = network(inputs[chosen].clamp(-USUAL, USUAL))[:, 0]
+        loss = (log + squares[chosen] / log.exp()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
 
 
 def trust(error: Tensor, std: Tensor) -> tuple[float, float]:
@@ -74,21 +106,24 @@ def trust(error: Tensor, std: Tensor) -> tuple[float, float]:
 
 
 def features(found: Tensor, estimates: Tensor, cleaned: Tensor) -> Tensor:
-    """What goes with large errors [features C I J K]: 1, edges, structure nearby, other estimates' distance, what a denoiser would change, borders.
+    """What goes with large errors [features C I J K].
 
-    Squares, averaged over the neighbourhood, so that the model is a sum of variances.
+    Logarithms of squares averaged over the neighbourhood, of edges, structure, other estimates' distance and what a denoiser would
+    change; then the image itself, and how near each pair of borders is, from 1 at the border to 0.
 
     Args:
         found: the reconstruction [C I J K].
         estimates: that it was made of [N C I J K].
         cleaned: the reconstruction after denoising at several levels [M C I J K].
     """
-    edges = near(gradient(found).square().sum(-1))
-    structure = (near(found.square()) - near(found).square()).clamp(min=0)
+    steep = gradient(found).square().sum(-1)
+    edges = [near(steep, window) for window in AROUND]
+    structure = [(near(found.square(), window) - near(found, window).square()).clamp(min=0) for window in AROUND]
     spread = [near((estimate - found).square()) for estimate in estimates]
     changed = [near((one - found).square(), window) for one in cleaned for window in (WINDOW, WIDE)]
+    logs = (torch.stack([*edges, *structure, *spread, *changed]) + LEAST).log()
     borders = [torch.exp(-_border(found.shape[axis]) / BORDER).reshape([-1 if a == axis else 1 for a in range(4)]) for axis in (1, 2, 3)]
-    return torch.stack([torch.ones_like(found), edges, structure, *spread, *changed, *(b.to(found).expand_as(found) for b in borders)])
+    return torch.cat([logs, found[None], *(b.to(found).expand_as(found)[None] for b in borders)])
 
 
 def near(x: Tensor, window: int = WINDOW) -> Tensor:
