@@ -70,8 +70,8 @@ def cases(images: Images, acquisition: Acquisition, draws: int, count: int) -> l
         x = image_of(images, index)[None]
         for draw in range(draws):
             key = f"{images.cases[index].case}-{draw}"
-            operator = acquisition.operator(x.shape[2:], images.spacing(index), key)
-            measurement = Measurement(operator, acquisition.simulate(operator, x, key), acquisition.noise, acquisition.measured(operator))
+            operator, y = acquisition.measure(x, images.spacing(index), key)
+            measurement = Measurement(operator, y, acquisition.noise, acquisition.measured(operator))
             found.append(Case(x, images.patients[index], measurement, key))
     return found
 

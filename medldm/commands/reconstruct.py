@@ -151,8 +151,7 @@ def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed
     for index in range(len(images) if count is None else min(count, len(images))):
         case = images.cases[index]
         x = torch.from_numpy(images.image(index)).float().to(device())
-        operator = acquisition.operator(case.shape, case.spacing, seed, case.case).to(device())
-        y = acquisition.simulate(operator, x[None], seed, case.case)
+        operator, y = acquisition.measure(x[None], case.spacing, seed, case.case)
         of = Measurement(operator, y, acquisition.noise, acquisition.measured(operator))
         affine = read_volume(cohort.path(case.image)).affine
         yield Asked(case.case, images.patients[index], of, affine, x)

@@ -4,7 +4,9 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medldm.errors import UserError
@@ -18,6 +20,7 @@ from medldm.randomness import keyed
 from medldm.types import Shape3
 
 MOST_SHARE = 0.9
+HALF_TURN = 180.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Acquisition(ABC):
             key: decides what is random, such as a mask.
         """
 
+    def measure(self, x: Tensor, spacing: tuple[float, float, float], *key: int | str) -> tuple[LinearOperator, Tensor]:
+        """The operator of an image [1 C I J K] and its noisy measurements."""
+        operator = self.operator(tuple(x.shape[2:]), spacing, *key).to(x.device)
+        return operator, self.simulate(operator, x, *key)
+
     def simulate(self, operator: LinearOperator, x: Tensor, *key: int | str) -> Tensor:
         """Noisy measurements of images [B C I J K]."""
         y = operator(x)
@@ -68,16 +76,17 @@ class AcceleratedMRI(Acquisition):
     Args:
         mask: which points are measured.
         coils: simulated coils around the body; 1 for one that sees everything alike.
+        maps: a file .npy of measured coil maps instead, complex [coils I J K] on any grid, which are stretched to the image's.
     """
 
     noise: float = 0.015
     mask: Mask = field(default_factory=lambda: VariableDensity(hermitian=True))
     coils: int = 1
+    maps: str = ""
 
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`."""
-        maps = None if self.coils == 1 else ring_of_coils(shape, self.coils)
-        return CartesianMRI(self.mask(shape, keyed(*key, "mask")), maps) @ Phase()
+        return CartesianMRI(self.mask(shape, keyed(*key, "mask")), sensitivities(shape, self.coils, self.maps)) @ Phase()
 
     def where(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """See `Acquisition`."""
@@ -106,10 +115,19 @@ class SparseCT(Acquisition):
         if self.views < 1 or not 0 < self.degrees <= 360:
             raise UserError(f"views={self.views}, degrees={self.degrees}: at least one view and an arc of at most 360 degrees were expected.")
 
+    @property
+    def angles(self) -> Tensor:
+        """Of the views, in radians."""
+        return torch.arange(self.views, dtype=torch.float64) * math.radians(self.degrees) / self.views
+
+    @property
+    def filtered(self) -> bool:
+        """True where filtered back-projection inverts it."""
+        return self.degrees == HALF_TURN
+
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`; line integrals are in units of the diagonal of a slice, so that noise means the same for every size."""
-        angles = torch.arange(self.views, dtype=torch.float64) * math.radians(self.degrees) / self.views
-        return ParallelCT(shape, angles, of_diagonal(shape, spacing))
+        return ParallelCT(shape, self.angles, of_diagonal(shape, spacing))
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,28 @@ def of_diagonal(shape: Shape3, spacing: tuple[float, float, float]) -> tuple[flo
     """Spacing along I and J in units of the diagonal of a slice."""
     diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
     return spacing[0] / diagonal, spacing[1] / diagonal
+
+
+def sensitivities(shape: Shape3, coils: int, path: str = "") -> Tensor | None:
+    """Coil maps [coils I J K]: of a file, of a ring, or None for one coil that sees everything alike.
+
+    Raises:
+        UserError: the file holds no coil maps.
+    """
+    if not path:
+        return None if coils == 1 else ring_of_coils(shape, coils)
+    try:
+        held = torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Give an .npy of coil maps.") from error
+    if held.ndim != 4 or not held.is_complex() or not held.isfinite().all():
+        raise UserError(f"{path} holds {tuple(held.shape)} {held.dtype}; finite complex coil maps [coils I J K] were expected.")
+    parts = torch.view_as_real(held.to(torch.complex64)).movedim(-1, 0)
+    maps = torch.complex(*F.interpolate(parts, size=tuple(shape), mode="trilinear", align_corners=True))
+    power = maps.abs().square().sum(0).sqrt()
+    if not float(power.min()) > 0:
+        raise UserError(f"{path}: no coil sees some of the voxels.", "Fill the maps, such as with those of the nearest voxels.")
+    return maps / power
 
 
 def ring_of_coils(shape: Shape3, coils: int) -> Tensor:

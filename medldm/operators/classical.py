@@ -213,7 +213,7 @@ class FilteredBackprojection(Classical):
         filtered = torch.fft.irfft(spectrum, n=length, dim=3)[:, :, :, :bins] * width
         # a ray's weights in a voxel sum to its length there, a voxel's area over the bin width when summed over the bins
         area = operator.spacing[0] * operator.spacing[1] / width
-        return operator.adjoint(filtered) * math.pi / operator.angles / area
+        return operator.adjoint(filtered) * math.pi / operator.views / area
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,70 @@
-"""Computed tomography with parallel beams: Joseph's line integrals as a sparse matrix with its exact transpose."""
+"""Computed tomography slice by slice, parallel and fan beams: Joseph's line integrals as a sparse matrix with its exact transpose."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.base import LinearOperator
+from medldm.operators.opaque import Opaque
 from medldm.types import Shape3
 
 MOST_ANGLE = 2 * math.pi + 1e-6
 
 
-class ParallelCT(LinearOperator):
-    """Line integrals through each slice K of an image [B C I J K]: [B C angles bins K] (Joseph 1982).
+class SliceCT(Opaque):
+    """Integrals along given lines through each slice K of an image [B C I J K]: [B C views bins K] (Joseph 1982).
 
     A ray x cos(a) + y sin(a) = s is followed along the axis that it runs along more closely, with linear interpolation across it; x and y
     are millimetres along I and J from the middle of the slice. An image of attenuation per millimetre gives pure numbers.
 
     Args:
         shape: voxels I, J, K.
-        angles: a in radians [angles].
+        angles: a of each ray in radians [views bins].
+        offsets: s of each ray in millimetres [views bins].
+        spacing: millimetres along I and J.
+    """
+
+    def __init__(self, shape: Shape3, angles: Tensor, offsets: Tensor, spacing: tuple[float, float]):
+        super().__init__()
+        self.shape, self.spacing = tuple(shape), spacing
+        self.views, self.bins = angles.shape
+        rows, columns, values = joseph(shape[:2], angles, offsets, spacing)
+        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, self._sizes, is_coalesced=None)
+        for name, part in (("there", matrix), ("back", matrix.T)):
+            csr = part.coalesce().to_sparse_csr()
+            for piece, content in (("rows", csr.crow_indices()), ("columns", csr.col_indices()), ("values", csr.values())):
+                self.register_buffer(f"{name}_{piece}", content)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.views * self.bins, self.shape[0] * self.shape[1]
+
+    def there(self, x: Tensor) -> Tensor:
+        """See `Opaque`."""
+        if tuple(x.shape[2:]) != self.shape:
+            raise UserError(f"An image of {tuple(x.shape[2:])} voxels was given; this scanner is made for {self.shape}.")
+        return self._product(x.flatten(2, 3), "there", self._sizes).unflatten(2, (self.views, self.bins))
+
+    def back(self, y: Tensor) -> Tensor:
+        """See `Opaque`."""
+        return self._product(y.flatten(2, 3), "back", self._sizes[::-1]).unflatten(2, self.shape[:2])
+
+    def _product(self, x: Tensor, name: str, sizes: tuple[int, int]) -> Tensor:
+        """The matrix, or its transpose, times x [B C n K]."""
+        rows, columns, values = (getattr(self, f"{name}_{piece}") for piece in ("rows", "columns", "values"))
+        matrix = torch.sparse_csr_tensor(rows, columns, values.to(x.dtype), sizes, check_invariants=False)
+        flat = x.movedim(2, 0)
+        return (matrix @ flat.flatten(1)).unflatten(1, flat.shape[1:]).movedim(0, 2)
+
+
+class ParallelCT(SliceCT):
+    """Parallel rays: all of a view have one angle.
+
+    Args:
+        shape: voxels I, J, K.
+        angles: of the views, in radians [views].
         spacing: millimetres along I and J.
         bins: of the detector; as many as see the whole diagonal by default.
         bin_width: in millimetres; the smaller spacing by default.
@@ -32,84 +76,108 @@ class ParallelCT(LinearOperator):
     def __init__(
         self, shape: Shape3, angles: Tensor, spacing: tuple[float, float] = (1.0, 1.0), bins: int | None = None, bin_width: float | None = None
     ):
-        super().__init__()
-        angles = torch.as_tensor(angles, dtype=torch.float64)
-        if angles.ndim != 1 or not len(angles) or not angles.isfinite().all():
-            raise UserError(f"angles {tuple(angles.shape)}: a list of finite numbers was expected.")
-        if float(angles.abs().max()) > MOST_ANGLE:
-            raise UserError(f"An angle of {float(angles.abs().max()):g} is more than a turn in radians.", "Angles in degrees times pi / 180.")
-        if min(spacing) <= 0 or (bin_width is not None and bin_width <= 0) or (bins is not None and bins < 1):
-            raise UserError(f"spacing={spacing}, bins={bins}, bin_width={bin_width} must be positive.")
-        self.shape, self.spacing = tuple(shape), spacing
+        angles = radians(angles)
+        positive(spacing=min(spacing), bins=bins, bin_width=bin_width)
         self.bin_width = bin_width or min(spacing)
-        diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
-        self.bins = bins or 2 * math.ceil(diagonal / self.bin_width / 2) + 1
-        rows, columns, values = joseph(shape[:2], angles, spacing, self.bins, self.bin_width)
-        sizes = (len(angles) * self.bins, shape[0] * shape[1])
-        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, sizes, is_coalesced=None)
-        self.angles = len(angles)
-        for name, part in (("there", matrix), ("back", matrix.T)):
-            csr = part.coalesce().to_sparse_csr()
-            for piece, content in (("rows", csr.crow_indices()), ("columns", csr.col_indices()), ("values", csr.values())):
-                self.register_buffer(f"{name}_{piece}", content)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See `ForwardOperator`."""
-        if tuple(x.shape[2:]) != self.shape:
-            raise UserError(f"An image of {tuple(x.shape[2:])} voxels was given; this scanner is made for {self.shape}.")
-        return _Product.apply(x.flatten(2, 3), self, "there").unflatten(2, (self.angles, self.bins))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """See `LinearOperator`."""
-        return _Product.apply(y.flatten(2, 3), self, "back").unflatten(2, self.shape[:2])
-
-    def product(self, x: Tensor, name: str) -> Tensor:
-        """The matrix, or its transpose, times x [B C n K]."""
-        rows, columns, values = (getattr(self, f"{name}_{piece}") for piece in ("rows", "columns", "values"))
-        sizes = (self.angles * self.bins, self.shape[0] * self.shape[1])
-        matrix = torch.sparse_csr_tensor(rows, columns, values.to(x.dtype), sizes if name == "there" else sizes[::-1], check_invariants=False)
-        flat = x.movedim(2, 0)
-        return (matrix @ flat.flatten(1)).unflatten(1, flat.shape[1:]).movedim(0, 2)
+        bins = bins or 2 * math.ceil(diagonal(shape, spacing) / self.bin_width / 2) + 1
+        offsets = centred(bins, self.bin_width)
+        super().__init__(shape, angles[:, None].expand(-1, bins), offsets[None].expand(len(angles), -1), spacing)
 
 
-class _Product(torch.autograd.Function):
-    """A product with the matrix, differentiated by its transpose."""
+class FanCT(SliceCT):
+    """Rays from one point per view to a flat detector (Kak & Slaney 1988, section 3.4).
 
-    generate_vmap_rule = False
+    At angle b the source lies at R (sin b, -cos b) and bin u of the detector at u (cos b, sin b) + (R - D) (sin b, -cos b); with
+    g = arctan(u / D) its ray is the parallel one of angle b - g and offset R sin g.
 
-    @staticmethod
-    def forward(x: Tensor, operator: ParallelCT, name: str) -> Tensor:
-        return operator.product(x, name)
+    Args:
+        shape: voxels I, J, K.
+        angles: b in radians [views].
+        source: R, millimetres from the source to the axis of rotation.
+        detector: D, millimetres from the source to the detector.
+        spacing: millimetres along I and J.
+        bins: of the detector; as many as see the whole diagonal by default.
+        bin_width: in millimetres; what the smaller spacing is enlarged to by default.
 
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, ctx.operator, ctx.name = inputs
+    Raises:
+        UserError: angles look like degrees, the source lies in the image, or a number is out of range.
+    """
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Product.apply(gradient, ctx.operator, "back" if ctx.name == "there" else "there"), None, None
+    def __init__(
+        self,
+        shape: Shape3,
+        angles: Tensor,
+        source: float,
+        detector: float,
+        spacing: tuple[float, float] = (1.0, 1.0),
+        bins: int | None = None,
+        bin_width: float | None = None,
+    ):
+        angles = radians(angles)
+        positive(spacing=min(spacing), bins=bins, bin_width=bin_width)
+        outside(diagonal(shape, spacing) / 2, source, detector)
+        self.bin_width = bin_width or min(spacing) * detector / source
+        widest = detector * math.tan(math.asin(diagonal(shape, spacing) / 2 / source))
+        fan = torch.atan(centred(bins or 2 * math.ceil(widest / self.bin_width) + 1, self.bin_width) / detector)
+        super().__init__(shape, angles[:, None] - fan, source * fan.sin().expand(len(angles), -1), spacing)
 
-    @staticmethod
-    def jvp(ctx, tangent: Tensor, *_: None) -> Tensor:
-        return _Product.apply(tangent, ctx.operator, ctx.name)
+
+def radians(angles: Tensor) -> Tensor:
+    """Angles of views, float64 [views].
+
+    Raises:
+        UserError: they are no list of finite numbers, or look like degrees.
+    """
+    angles = torch.as_tensor(angles, dtype=torch.float64)
+    if angles.ndim != 1 or not len(angles) or not angles.isfinite().all():
+        raise UserError(f"angles {tuple(angles.shape)}: a list of finite numbers was expected.")
+    if float(angles.abs().max()) > MOST_ANGLE:
+        raise UserError(f"An angle of {float(angles.abs().max()):g} is more than a turn in radians.", "Angles in degrees times pi / 180.")
+    return angles
 
 
-def joseph(shape: tuple[int, int], angles: Tensor, spacing: tuple[float, float], bins: int, bin_width: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (angle, bin), columns (i, j) and values of the matrix of line integrals, in millimetres."""
-    entries = [_one_angle(shape, float(angle), spacing, bins, bin_width) for angle in angles]
-    rows = torch.cat([row + number * bins for number, (row, _, _) in enumerate(entries)])
-    return rows, torch.cat([column for _, column, _ in entries]), torch.cat([value for _, _, value in entries])
+def positive(**values: float | None) -> None:
+    """Refuse lengths and counts that are given and not positive."""
+    if wrong := [f"{name}={value}" for name, value in values.items() if value is not None and not value > 0]:
+        raise UserError(f"{', '.join(wrong)} must be positive.")
 
 
-def _one_angle(shape: tuple[int, int], angle: float, spacing: tuple[float, float], bins: int, bin_width: float) -> tuple[Tensor, Tensor, Tensor]:
-    cosine, sine = math.cos(angle), math.sin(angle)
-    along = 1 if abs(cosine) * spacing[0] >= abs(sine) * spacing[1] else 0  # a ray goes in the direction (-sine, cosine)
+def outside(radius: float, source: float, detector: float) -> None:
+    """Refuse a source inside of the image, or a detector before the axis of rotation."""
+    if not radius < source < detector < math.inf:
+        raise UserError(f"source={source}, detector={detector}: half the image's diagonal, {radius:g} mm, was expected to be less, in this order.")
+
+
+def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Millimetres across a slice, from corner to corner."""
+    return math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
+
+
+def centred(count: int, width: float) -> Tensor:
+    """Middles of bins on both sides of 0, float64 [count]."""
+    return (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * width
+
+
+def joseph(shape: tuple[int, int], angles: Tensor, offsets: Tensor, spacing: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (view, bin), columns (i, j) and values of the matrix of integrals along rays [views bins], in millimetres."""
+    views, bins = angles.shape
+    entries = []
+    for view in range(views):
+        steep = angles[view].cos().abs() * spacing[0] >= angles[view].sin().abs() * spacing[1]  # a ray goes in the direction (-sine, cosine)
+        for along, which in ((1, steep), (0, ~steep)):
+            chosen = which.nonzero()[:, 0]
+            row, column, value = _along(along, shape, angles[view, chosen], offsets[view, chosen], spacing)
+            entries.append((chosen[row] + view * bins, column, value))
+    return tuple(torch.cat(group) for group in zip(*entries, strict=True))
+
+
+def _along(along: int, shape: tuple[int, int], angles: Tensor, offsets: Tensor, spacing: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of rays [N] that are followed along one axis."""
     across = 1 - along
-    weights = (cosine, sine)
-    offsets = (torch.arange(bins, dtype=torch.float64) - (bins - 1) / 2) * bin_width
-    steps = (torch.arange(shape[along], dtype=torch.float64) - (shape[along] - 1) / 2) * spacing[along]
-    at = (offsets[:, None] - weights[along] * steps[None]) / weights[across] / spacing[across] + (shape[across] - 1) / 2
-    length = spacing[along] / abs(weights[across])
+    weights = (angles.cos(), angles.sin())
+    steps = centred(shape[along], spacing[along])
+    at = (offsets[:, None] - weights[along][:, None] * steps) / weights[across][:, None] / spacing[across] + (shape[across] - 1) / 2
+    length = (spacing[along] / weights[across].abs())[:, None].expand_as(at)
     below = at.floor()
     parts = []
     for place, weight in ((below, below + 1 - at), (below + 1, at - below)):
@@ -117,5 +185,5 @@ def _one_angle(shape: tuple[int, int], angle: float, spacing: tuple[float, float
         row, step = inside.nonzero(as_tuple=True)
         where = place[inside].long()
         column = step * shape[1] + where if along == 0 else where * shape[1] + step
-        parts.append((row, column, weight[inside] * length))
+        parts.append((row, column, (weight * length)[inside]))
     return tuple(torch.cat(group) for group in zip(*parts, strict=True))

@@ -40,15 +40,8 @@ class CartesianMRI(LinearOperator):
             raise UserError(f"The mask is {mask.dtype} of shape {tuple(mask.shape)}; True or False for each I J K was expected.")
         if not mask.any():
             raise UserError("The mask measures no point of k-space.", "Lower the acceleration.")
-        coils = torch.ones(1, *mask.shape, dtype=torch.complex64) if coils is None else coils
-        if coils.ndim != 4 or coils.shape[1:] != mask.shape or not coils.is_complex():
-            raise UserError(
-                f"Coil maps {tuple(coils.shape)} {coils.dtype} do not fit a mask {tuple(mask.shape)}: complex [coils I J K] was expected."
-            )
-        if not coils.isfinite().all() or not coils.abs().any():
-            raise UserError("The coil maps hold nan or infinite values, or nothing but zeros.")
         self.register_buffer("mask", mask)
-        self.register_buffer("coils", coils)
+        self.register_buffer("coils", checked_coils(mask.shape, coils))
 
     @property
     def normalised(self) -> bool:
@@ -58,15 +51,30 @@ class CartesianMRI(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `ForwardOperator`."""
-        return kspace(_like(self.coils, x) * x) * self.mask
+        return kspace(like(self.coils, x) * x) * self.mask
 
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
-        return (_like(self.coils, y).conj() * image_space(y * self.mask)).sum(1, keepdim=True)
+        return (like(self.coils, y).conj() * image_space(y * self.mask)).sum(1, keepdim=True)
 
     def count(self, y: Tensor) -> int:
         """See `LinearOperator`."""
         return 2 * len(self.coils) * int(self.mask.sum())
+
+
+def checked_coils(shape: Sequence[int], coils: Tensor | None) -> Tensor:
+    """Sensitivities [coils I J K]; those of one coil that sees everything for None.
+
+    Raises:
+        UserError: they do not fit, or hold nothing that can be used.
+    """
+    if coils is None:
+        return torch.ones(1, *shape, dtype=torch.complex64)
+    if coils.ndim != 4 or coils.shape[1:] != torch.Size(shape) or not coils.is_complex():
+        raise UserError(f"Coil maps {tuple(coils.shape)} {coils.dtype} do not fit images of {tuple(shape)}: complex [coils I J K] was expected.")
+    if not coils.isfinite().all() or not coils.abs().any():
+        raise UserError("The coil maps hold nan or infinite values, or nothing but zeros.")
+    return coils
 
 
 class Phase(LinearOperator):
@@ -82,11 +90,11 @@ class Phase(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real [B 1 I J K] to complex."""
-        return _like(self.turn, x) * x
+        return like(self.turn, x) * x
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Complex to real."""
-        return (_like(self.turn, y).conj() * y).real
+        return (like(self.turn, y).conj() * y).real
 
 
 def smooth_phase(y: Tensor, operator: CartesianMRI, width: float = 8.0) -> Tensor:
@@ -140,7 +148,7 @@ def _hann(n: int, half: float) -> Tensor:
     return torch.where(distance < 1, 0.5 * (1 + torch.cos(torch.pi * distance)), 0.0) if 2 * half < n else torch.ones(n)
 
 
-def _like(values: Tensor, x: Tensor) -> Tensor:
+def like(values: Tensor, x: Tensor) -> Tensor:
     """Complex values in the precision of x."""
     double = x.dtype in (torch.float64, torch.complex128)
     return values.to(torch.complex128 if double else torch.complex64)

@@ -13,7 +13,6 @@ from medldm.operators.acquisitions import Acquisition, SparseCT
 from medldm.operators.base import LinearOperator
 from medldm.operators.classical import AboveAir, Classical, FilteredBackprojection, Sirt, Tikhonov, TotalVariation, Wavelet
 
-HALF_TURN = 180.0
 TUNING = 4  # calibration cases that settings are searched on; all of them would take long and hardly move a weight
 GAIN = 1e-3  # of the error: smaller ones are not worth another step
 
@@ -31,7 +30,7 @@ def candidates(acquisition: Acquisition, spacing: tuple[float, float, float]) ->
     }
     if isinstance(acquisition, SparseCT):
         found["sirt"] = (AboveAir(Sirt(60, lowest=0.0)), {"method.iterations": 2.0})
-        if acquisition.degrees == HALF_TURN:
+        if acquisition.filtered:
             found["fbp"] = (AboveAir(FilteredBackprojection(0.7)), {"method.cutoff": 1.5})
     return found
 

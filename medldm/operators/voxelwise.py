@@ -66,3 +66,23 @@ class Scale(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
         return self.factor * y
+
+
+class Weight(LinearOperator):
+    """y = w x, such as what each measured number is trusted.
+
+    Args:
+        weight: w, of the shape of one image or measurement, or one that fits it.
+    """
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `ForwardOperator`."""
+        return self.weight.to(x.real.dtype) * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """See `LinearOperator`."""
+        return self.weight.to(y.real.dtype) * y

@@ -1,5 +1,6 @@
 """What every operator promises: an exact adjoint, linearity, gradients, independence of the batch; and what single ones measure."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 
 from medldm.errors import UserError
 from medldm.operators.base import Stacked, conjugate_gradients, dot_error, inner
-from medldm.operators.ct import ParallelCT
+from medldm.operators.cone import ConeCT
+from medldm.operators.ct import FanCT, ParallelCT
+from medldm.operators.deepinv import FromPhysics
 from medldm.operators.masks import Equispaced, PoissonDisc, Uniform, VariableDensity
 from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, smooth_phase
+from medldm.operators.noncartesian import NonCartesianMRI, stack_of_stars
 from medldm.operators.separable import Separable, blur, larger_voxels, slice_matrix, thick_slices
 from medldm.operators.voxelwise import Identity, Inpainting, Scale
 from medldm.randomness import keyed
@@ -32,6 +36,7 @@ OPERATORS = {
     "real image with a phase": MRI @ Phase(torch.randn(SHAPE, generator=keyed("phase"))),
     "ct": ParallelCT(SHAPE, ANGLES),
     "ct with long voxels": ParallelCT(SHAPE, ANGLES, (0.7, 1.9), bins=14, bin_width=1.3),
+    "fan beam": FanCT(SHAPE, ANGLES, 20.0, 31.0, (0.7, 1.9)),
     "thick slices": thick_slices(SHAPE, 1, 4.0),
     "gapped slices": thick_slices(SHAPE, 2, 2.5, 1.6, "gauss"),
     "larger voxels": larger_voxels(SHAPE, (2, 3, 1)),
@@ -41,7 +46,27 @@ OPERATORS = {
     "scaled ct of a blur": ParallelCT(SHAPE, ANGLES) @ Scale(0.02) @ blur(SHAPE, (1, 1, 1)),
     "two stacks of slices": Stacked([thick_slices(SHAPE, 0, 3), thick_slices(SHAPE, 1, 4)], [(1, 3, 12, 7), (1, 9, 3, 7)]),
 }
-COMPLEX = ("fourier", "coils")
+COMPLEX = ["fourier", "coils"]
+
+
+class HalfOfIt:
+    """A physics as DeepInverse has them."""
+
+    def A(self, x):
+        return x[:, :, ::2] * 0.5
+
+    def A_adjoint(self, y):
+        x = y.new_zeros(*y.shape[:2], SHAPE[0], *y.shape[3:])
+        x[:, :, ::2] = y * 0.5
+        return x
+
+
+OPERATORS["physics"] = FromPhysics(HalfOfIt())
+if importlib.util.find_spec("torchkbnufft"):
+    OPERATORS["stack of stars"] = NonCartesianMRI(SHAPE, stack_of_stars(SHAPE, 5), COILS)
+    COMPLEX.append("stack of stars")
+if importlib.util.find_spec("itk"):
+    OPERATORS["cone beam"] = ConeCT(SHAPE, ANGLES, 20.0, 31.0, (0.7, 1.9, 1.2), 15, 13, (2.1, 1.7))
 
 
 def images(name, count, dtype=torch.float64, seed=1):
@@ -182,6 +207,9 @@ def test_density_falls_from_the_centre_and_discs_keep_their_distance():
         (lambda: Inpainting(torch.zeros(SHAPE, dtype=torch.bool)), "at one at least"),
         (lambda: ParallelCT(SHAPE, torch.arange(0, 180, 3.0)), "radians"),
         (lambda: ParallelCT(SHAPE, ANGLES, (0.0, 1.0)), "positive"),
+        (lambda: FanCT(SHAPE, ANGLES, 5.0, 31.0), "diagonal"),
+        (lambda: FanCT(SHAPE, ANGLES, 20.0, 19.0), "diagonal"),
+        (lambda: FromPhysics(object()), "A_adjoint"),
         (lambda: ParallelCT(SHAPE, ANGLES)(torch.zeros(1, 1, 9, 9, 7)), "made for"),
         (lambda: thick_slices(SHAPE, 0, 12), "do not fit"),
         (lambda: thick_slices(SHAPE, 0, 3, profile="sinc"), "box or gauss"),
@@ -223,6 +251,45 @@ def test_ct_measures_chords_and_keeps_mass(shape, spacing):
     assert float((sinogram - wanted).abs().mean() / wanted.mean()) < 0.02
     masses = sinogram.sum(1) * operator.bin_width
     assert np.allclose(masses, float(image.sum()) * spacing[0] * spacing[1], rtol=5e-3)
+
+
+def test_a_fan_measures_chords():
+    shape, centre, radius, source, detector = (80, 64, 1), (3.0, -5.0), 20.0, 90.0, 150.0
+    image = disk(shape[:2], (0.8, 1.0), radius, centre)
+    views = torch.arange(24, dtype=torch.float64) * 2 * math.pi / 24
+    operator = FanCT(shape, views, source, detector, (0.8, 1.0))
+    sinogram = operator(image[None, None, :, :, None])[0, 0, :, :, 0]
+    at = (torch.arange(operator.bins) - (operator.bins - 1) / 2) * operator.bin_width
+    for view, angle in enumerate(views):
+        toward, across = torch.stack([angle.sin(), -angle.cos()]), torch.stack([angle.cos(), angle.sin()])
+        direction = at[:, None] * across - detector * toward
+        offset = torch.tensor(centre) - source * toward
+        distance = (direction[:, 0] * offset[1] - direction[:, 1] * offset[0]).abs() / direction.norm(dim=1)
+        wanted = 2 * (radius**2 - distance.square()).clamp(min=0).sqrt()
+        assert float((sinogram[view] - wanted).abs().mean() / wanted.mean()) < 0.03
+
+
+def test_the_middle_row_of_a_cone_is_a_fan():
+    pytest.importorskip("itk", reason="itk-rtk is not installed")
+    shape, spacing, angles = (20, 24, 9), (1.3, 0.9, 1.1), torch.arange(7) * 2 * math.pi / 7 + 0.3
+    grid = torch.meshgrid(*[torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape], indexing="ij")
+    x = torch.exp(-12 * ((grid[0] - 0.3) ** 2 + (grid[1] + 0.2) ** 2)).expand(1, 1, *shape)
+    cone = ConeCT(shape, angles, 60.0, 100.0, spacing, 31, 15, (2.0, 2.0))(x)[0, 0, :, :, 7]
+    fan = FanCT(shape, angles, 60.0, 100.0, spacing[:2], 31, 2.0)(x)[0, 0, :, :, 4]
+    assert float((cone - fan).abs().max() / fan.max()) < 3e-3
+    with pytest.raises(UserError, match="single slice"):
+        ConeCT((20, 24, 1), angles, 60.0, 100.0, spacing, 31, 15, (2.0, 2.0))
+
+
+def test_a_cartesian_trajectory_is_cartesian():
+    pytest.importorskip("torchkbnufft", reason="torchkbnufft is not installed")
+    points = torch.meshgrid(*[(torch.arange(n, dtype=torch.float64) - n // 2) / n for n in SHAPE], indexing="ij")
+    operator, x = NonCartesianMRI(SHAPE, torch.stack([p.flatten() for p in points]), COILS), images("coils", 2)
+    wanted = CartesianMRI(torch.ones(SHAPE, dtype=torch.bool), COILS)(x).flatten(2)
+    assert float((operator(x) - wanted).abs().max() / wanted.abs().max()) < 1e-4
+    for wrong, message in ((torch.full((3, 4), 0.6), "0.6"), (torch.zeros(4, 3), "3 samples"), (torch.full((3, 4), torch.nan), "nan")):
+        with pytest.raises(UserError, match=message):
+            NonCartesianMRI(SHAPE, wrong)
 
 
 def test_sense_is_the_one_of_sigpy():
