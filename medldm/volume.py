@@ -87,7 +87,7 @@ class Volume:
         return replace(self, data=data)
 
 
-def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> Volume:
+def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False, missing: bool = False) -> Volume:
     """Read a NIfTI file whole and distrustfully.
 
     Limits are checked before memory is taken, a gzip stream is read to its checksum, and every voxel must be finite.
@@ -97,6 +97,7 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> V
         unit: "HU", "a.u." or "label"; labels must be whole numbers.
         assume_place: take a file that does not say where it lies (sform and qform codes 0) as nibabel does: axes LAS,
             centre of the grid at the origin.
+        missing: voxels may be NaN, where nothing is known.
 
     Raises:
         BadVolume: the file is missing, truncated, corrupt, not NIfTI, too large, has no place in space, a voxel size of
@@ -118,10 +119,10 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False) -> V
         raise BadVolume(
             path, "no_place", "does not say where it lies in space (sform and qform codes are 0).", "Convert it again with its orientation."
         )
-    return sound_volume(path, voxels, affine, unit)
+    return sound_volume(path, voxels, affine, unit, missing)
 
 
-def sound_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, unit: str) -> Volume:
+def sound_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, unit: str, missing: bool = False) -> Volume:
     """The volume of what was read from a file, if it can be used.
 
     Args:
@@ -129,6 +130,7 @@ def sound_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, unit: str) 
         voxels: float32 [I J K] or [I J K C].
         affine: voxel index -> RAS+ millimetres [4 4], float64.
         unit: "HU", "a.u." or "label"; labels must be whole numbers.
+        missing: voxels may be NaN.
 
     Raises:
         BadVolume: the axes span no space, or voxels are not finite (or, for labels, not whole).
@@ -137,7 +139,7 @@ def sound_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, unit: str) 
         raise BadVolume(
             path, "spacing", "has a degenerate affine (an axis without length, or two along one line).", "Convert it again with its voxel size."
         )
-    if not np.isfinite(voxels).all():
+    if not np.isfinite(voxels[~np.isnan(voxels)] if missing else voxels).all():
         raise BadVolume(path, "nan", f"has {int((~np.isfinite(voxels)).sum())} voxels that are NaN or infinite.", "Repair or take it out.")
     if unit == "label" and not np.array_equal(voxels, np.rint(voxels)):
         raise BadVolume(path, "label_values", "is a label map with values that are not whole numbers.", "Is it an image? Give a label map.")

@@ -17,7 +17,7 @@ from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.diffusion.reconstruction import Calibration, Measurement, Reconstructor
-from medldm.diffusion.restoration import FACTORS, Restoration, Restored
+from medldm.diffusion.restoration import FACTORS, Restoration, Restored, diverged
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
@@ -30,7 +30,8 @@ from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
 
 STRANGE = 4.0  # standard deviations above the mean of the calibration cases
-EXPLAINED = 1.5  # times the noise
+EXPLAINED = 1.5  # times the noise, up to which measurements count as explained
+MET = 1e-3  # of the measurements, where they have no noise
 LEVEL = 0.1  # at which a result is looked at for strangeness
 
 
@@ -67,7 +68,7 @@ def reconstruct(
     Args:
         cohort: a folder made by `prepare`; its split "val" calibrates, its split "test" is measured where no files are given.
         restorer: a run of `train-restorer` on it.
-        out: the new cohort: images, `std/`, `samples/`, `reconstruction.csv`, `report.html`; with known truth also `metrics.csv`.
+        out: the new cohort: images, `std/`, `samples/`, `reconstruction.csv`, `trace.csv`, `report.html`; with known truth also `metrics.csv`.
         acquisition: the kind of measurement.
         measurements: a folder of measurements, see `measured_files.read`; results are called m001, m002 ... in the order of the files' names.
             By default they are simulated.
@@ -197,7 +198,8 @@ def _strangeness(restoration: Restoration, image: Tensor) -> float:
 
 def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: float, samples: int, seed: int, root: Path) -> Result:
     begun = time.perf_counter()
-    estimates = solver.estimates(one.of, seed)
+    trace: list[float] = []
+    estimates = solver.estimates(one.of, seed, trace)
     image, std = calibration(one.of, estimates)
     seconds = time.perf_counter() - begun
     drawn = [calibration.draw(image, std, keyed(seed, one.name, "sample", number)) for number in range(samples)]
@@ -205,7 +207,7 @@ def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: f
     row = {
         "case": one.name,
         "residual_over_noise": round(ratio, 4),
-        "converged": bool(np.isfinite(ratio) and ratio < EXPLAINED),
+        "converged": bool(ratio < (EXPLAINED if one.of.noise > 0 else MET) and not diverged(trace)),
         "out_of_distribution": _strangeness(solver.restored.restoration, image) > limit,
         "seconds": round(seconds, 2),
     }
@@ -217,7 +219,7 @@ def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: f
     ):
         write_volume(root / f"{path}.nii.gz", Volume(voxels.float(), one.affine))
     truth = None if one.truth is None else one.truth.cpu()
-    return Result(one.name, one.patient, image, std, estimates["classical"], truth, one.affine, row)
+    return Result(one.name, one.patient, image, std, estimates["classical"], truth, one.affine, row, trace)
 
 
 def _written(root: Path, results: list[Result], acquisition: Acquisition, names: Sequence[str]) -> list[Score]:
@@ -226,6 +228,8 @@ def _written(root: Path, results: list[Result], acquisition: Acquisition, names:
     if scores:
         write_scores(root / "metrics.csv", scores)
     write_csv(root / "reconstruction.csv", [results[0].row, *(result.row.values() for result in results)])
+    turns = [(result.name, turn, round(ratio, 5)) for result in results for turn, ratio in enumerate(result.trace, 1)]
+    write_csv(root / "trace.csv", [("case", "turn", "residual_over_noise"), *turns])
     write_page(root / "report.html", results, scores, acquisition, names)
     return scores
 

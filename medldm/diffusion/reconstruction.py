@@ -53,17 +53,21 @@ class Reconstructor:
     restored: Restored
     latent: LatentSolver | None = None
 
-    def estimates(self, case: Measurement, seed: int = 0) -> Estimates:
+    def estimates(self, case: Measurement, seed: int = 0, trace: list[float] | None = None) -> Estimates:
         """`classical`, `linear`, `restored` and, with a diffusion model, `latent` of one measurement, in the memory of the host.
 
         Args:
             case: what was measured.
             seed: of the walk of latents.
+            trace: gets the residual over the noise after each turn of restorer and measurements.
         """
         with torch.inference_mode():
             found = {"classical": self.classical(case.operator, case.y)}
             linear = self.restored.restoration.anatomy.prior(found["classical"].shape[2:], case.noise)
-            found |= {"linear": linear(case.operator, case.y), "restored": self.restored(case.operator, case.y)}
+            restored, residuals = self.restored.traced(case.operator, case.y)
+            found |= {"linear": linear(case.operator, case.y), "restored": restored}
+        if trace is not None:
+            trace.extend(residuals)
         if self.latent is not None:
             first = found["restored"].clone().clamp(-1, 1)
             found["latent"] = self.latent(case.operator, case.y, case.noise, first, seed)

@@ -1,5 +1,6 @@
 """What restores images in voxels: a restorer with the mean and spectrum of the anatomy it was trained on. The content of a restorer run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.diffusion.posteriors.plug_and_play import plug_and_play
+from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.machine import cpu_has_bf16
 from medldm.models.restorer import Restorer
 from medldm.operators.anatomy import Anatomy, stretched
@@ -17,6 +19,8 @@ from medldm.types import Shape3
 
 #: How settings of `Restored` are searched, see `tune`.
 FACTORS = {"level": 2.0, "penalty": 4.0}
+
+GROWTH = 3.0  # of the residual, beyond which turns lead away
 
 
 class Restoration(nn.Module):
@@ -83,7 +87,26 @@ class Restored(Classical):
 
     def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """See `Classical`."""
+        return self.traced(operator, y)[0]
+
+    def traced(self, operator: LinearOperator, y: Tensor) -> tuple[Tensor, list[float]]:
+        """The image, and the residual over the noise after each turn (see `residual_ratio`; the largest of a batch).
+
+        Where the residual is no number, or 3 times as large as it was, the image is that of the turn before.
+        """
         back = operator.adjoint(y)
         start = self.restoration.anatomy.prior(back.shape[2:], self.noise)(operator, y)
         penalty = self.penalty * largest_eigenvalue(operator, back)
-        return plug_and_play(self.restoration.bind(self.restoration.mean_like(back)), operator, y, start, self.level, penalty, self.turns)
+        restore = self.restoration.bind(self.restoration.mean_like(back))
+        found, trace = start, []
+        for x in plug_and_play(restore, operator, y, start, self.level, penalty, self.turns):
+            trace.append(float(residual_ratio(operator, y, x, self.noise).max()))
+            if diverged(trace):
+                break
+            found = x
+        return found, trace
+
+
+def diverged(trace: list[float]) -> bool:
+    """True where the last residual is no number, or much larger than the least."""
+    return not math.isfinite(trace[-1]) or trace[-1] > GROWTH * min(trace)

@@ -13,6 +13,7 @@ from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import nmse, psnr, ssim
 from medldm.report.html import Figure, Section, Table, Text, write_report
 from medldm.report.mosaic import Picture, mosaic
+from medldm.report.plots import plot_curves
 from medldm.report.tables import score_table
 
 SHOWN = 4
@@ -37,6 +38,7 @@ class Result:
         truth: likewise, or None.
         affine: voxel to millimetres.
         row: of `reconstruction.csv`.
+        trace: residual over the noise after each turn of restorer and measurements.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Result:
     truth: Tensor | None
     affine: np.ndarray
     row: dict[str, object]
+    trace: list[float]
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -99,6 +102,9 @@ def write_page(path: Path, results: Sequence[Result], scores: Sequence[Score], a
     said = "absolute error and " if shown[0].truth is not None else ""
     caption = f"From left to right: {said}standard deviation; white is {2 * spread:.2f} of images in [-1, 1]."
     figures.append(Figure("How far off", mosaic(maps, [result.name for result in shown], (0.0, 2 * spread)), caption))
+    traces = {result.name: (np.arange(1.0, 1 + len(result.trace)), np.array(result.trace)) for result in shown}
+    caption = "Residual over noise after each turn of restorer and measurements, before what is fused is brought to the noise's."
+    figures.append(Figure("Towards the measurements", plot_curves(traces), caption))
     table = [[str(value) for value in result.row.values()] for result in results]
     sections = [
         Section("Images", figures),

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from medldm.cohort import Cohort
-from medldm.commands.measured_files import calibration, kspace_noise, read
+from medldm.commands.measured_files import read
 from medldm.commands.reconstruct import reconstruct
 from medldm.commands.train_restorer import train_restorer
 from medldm.errors import UserError
 from medldm.files import read_json, write_json
 from medldm.operators.acquisitions import AcceleratedMRI, MissingBlock, SparseCT, ThickSlices
 from medldm.operators.masks import VariableDensity
-from medldm.operators.mri import CartesianMRI, kspace
+from medldm.operators.mri import kspace
 from medldm.randomness import keyed
 from medldm.run import load_model
 from medldm.training.options import Training
@@ -58,6 +58,9 @@ def test_it_leaves_images_errors_samples_tables_and_a_page(simulated, held_out, 
     assert not torch.equal(*samples) and float((samples[0] - image.data).square().mean()) > 0.1 * float(std.data.square().mean())
     (row,) = table(simulated / "reconstruction.csv")
     assert 0.5 < float(row["residual_over_noise"]) < 1.2 and row["converged"] == "True"
+    trace = table(simulated / "trace.csv")
+    assert [int(row["turn"]) for row in trace] == list(range(1, 13)) and {row["case"] for row in trace} == {case.case}
+    assert 0 < float(trace[-1]["residual_over_noise"]) < 3
     scores = {row["name"]: float(row["value"]) for row in table(simulated / "metrics.csv")}
     assert scores["psnr"] > 15 and scores["gain"] == pytest.approx(scores["psnr"] - scores["psnr_classical"], abs=1e-3)
     page = (simulated / "report.html").read_text()
@@ -171,14 +174,3 @@ def test_bad_settings_are_refused_before_the_work(phantom_cohort, restorer, tmp_
     with pytest.raises(UserError, match="another cohort"):
         reconstruct(phantom_cohort.root, other, tmp_path / "out", MRI)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_calibration_block_is_found_and_noise_measured():
-    mask = torch.zeros(12, 16, 10, dtype=torch.bool)
-    mask[:, 8 - 3 : 8 + 3, 5 - 2 : 5 + 2] = True
-    assert calibration(mask) == (12, 6, 4)
-    with pytest.raises(UserError, match="too few"):
-        calibration(torch.rand(12, 16, 10, generator=keyed("m")) > 0.5)
-    noise = 3.0 * torch.randn(2, 32, 32, 32, generator=keyed("n"), dtype=torch.complex64) * 2**0.5
-    assert kspace_noise(noise, None) == pytest.approx(3.0, rel=0.03)
-    assert CartesianMRI(mask).normalised

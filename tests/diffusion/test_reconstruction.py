@@ -5,7 +5,7 @@ import torch
 
 from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.diffusion.reconstruction import Calibration, Measurement
-from medldm.diffusion.restoration import Restoration, Restored
+from medldm.diffusion.restoration import Restoration, Restored, diverged
 from medldm.models.restorer import Restorer
 from medldm.operators.acquisitions import AcceleratedMRI
 from medldm.operators.anatomy import Anatomy
@@ -79,3 +79,27 @@ def test_an_untrained_restorer_solves_the_ridge_around_the_mean():
         found = Restored(untrained, of.noise, level, penalty, 60)(of.operator, of.y)
         ridge = mean + Tikhonov(penalty * level**2 / 0.2**2, 200)(of.operator, of.y - of.operator(mean))
         assert float((found - ridge).norm() / (ridge - mean).norm()) < 0.02
+
+
+class Exploding(Restoration):
+    """A restorer that goes wrong at its third call."""
+
+    def __init__(self, factor):
+        super().__init__(restoration().restorer, SHAPE, SPACING)
+        self.factor, self.calls = factor, 0
+
+    def bind(self, guide):
+        def restore(x, level):
+            self.calls += 1
+            return 0.5 * x if self.calls < 3 else self.factor * x
+
+        return restore
+
+
+@pytest.mark.parametrize("factor", [1e6, float("nan")])
+def test_turns_that_lead_away_end_with_the_last_good_image(factor):
+    _, of = measured(51)
+    image, trace = Restored(Exploding(factor), of.noise, 0.3, 0.05, 12).traced(of.operator, of.y)
+    good, _ = Restored(Exploding(0.5), of.noise, 0.3, 0.05, 3).traced(of.operator, of.y)
+    assert len(trace) == 4 and diverged(trace) and not diverged(trace[:3])
+    assert torch.equal(image, good) and image.isfinite().all()

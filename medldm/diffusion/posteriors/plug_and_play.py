@@ -1,6 +1,6 @@
 """Detail in voxels: a denoiser and the measurements take turns until they agree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ PRODUCTS = 12
 
 def plug_and_play(
     restore: Callable[[Tensor, Tensor], Tensor], operator: LinearOperator, y: Tensor, start: Tensor, level: float, penalty: float, turns: int
-) -> Tensor:
+) -> Iterator[Tensor]:
     """ADMM with a denoiser in place of the prior's proximal step (Venkatakrishnan et al. 2013).
 
     x <- argmin |A x - y|^2 + p |x - v + u|^2,  v <- restore(x + u, l),  u <- u + x - v.
@@ -29,8 +29,8 @@ def plug_and_play(
         penalty: p.
         turns: of both.
 
-    Returns:
-        x [B C I J K] after the last turn.
+    Yields:
+        x [B C I J K] after each turn.
     """
     back, levels = operator.adjoint(y), torch.full((len(start),), level, device=start.device)
     x = v = start
@@ -39,4 +39,4 @@ def plug_and_play(
         x = conjugate_gradients(lambda d: operator.normal(d) + penalty * d, back + penalty * (v - u), PRODUCTS, 1e-5, start=v)
         v = restore(x + u, levels)
         u = u + x - v
-    return x
+        yield x

@@ -1,0 +1,160 @@
+"""K-space of a file as a measurement: which points were measured, coil maps, phase, noise, and which way the body lies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from torch import Tensor
+
+from medldm.errors import UserError
+from medldm.operators.base import LinearOperator
+from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, smooth_phase
+from medldm.operators.noncartesian import NonCartesianMRI
+from medldm.types import Shape3
+
+RAYLEIGH_MEDIAN = 1.1774  # of |e|, e complex with standard deviation 1 of real and imaginary part
+OUTER = 0.85  # share of the highest frequency beyond which k-space is taken for noise
+LEAST_BLOCK = 4  # points along each axis that coil maps can be estimated from
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file holds, in its own unit.
+
+    Args:
+        operator: A.
+        y: measurements [1 ...].
+        shape: voxels I, J, K of the image.
+        affine: voxel to RAS+ millimetres [4 4].
+        measured: frequencies that were measured [I J K], or None where that is no question of frequencies.
+        noise: standard deviation of y's noise, where the file tells.
+    """
+
+    operator: LinearOperator
+    y: Tensor
+    shape: Shape3
+    affine: np.ndarray
+    measured: Tensor | None = None
+    noise: float | None = None
+
+
+def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float, float, float]) -> Raw:
+    """Of Cartesian k-space, or of samples along a trajectory.
+
+    Args:
+        path: for messages.
+        arrays: see `measured_files.read`.
+        spacing: millimetres per voxel, where there is no `affine`.
+
+    Raises:
+        UserError: arrays are missing or do not fit.
+    """
+    k = torch.from_numpy(np.asarray(arrays["kspace"]))
+    if not k.is_complex() or not k.numel():
+        raise UserError(f"{path}: kspace is {tuple(k.shape)} {k.dtype}; complex numbers were expected.", "One phase per point is needed.")
+    if not k.isfinite().all():
+        raise UserError(f"{path} holds {int((~k.isfinite()).sum())} numbers that are not finite.")
+    if not k.abs().any():
+        raise UserError(f"{path}: k-space holds nothing but zeros.")
+    affine = np.asarray(arrays.get("affine", np.diag([*spacing, 1.0])), dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(f"{path}: affine {affine.shape} is no map from voxels to millimetres [4 4].")
+    maps = torch.from_numpy(np.asarray(arrays["coils"])).to(torch.complex64) if "coils" in arrays else None
+    if "trajectory" in arrays:
+        return _samples(path, arrays, k.to(torch.complex64), maps, affine)
+    k = (k[None] if k.ndim == 3 else k).to(torch.complex64)
+    if k.ndim != 4:
+        raise UserError(f"{path}: kspace is {tuple(k.shape)} {k.dtype}; complex [coils I J K] was expected.")
+    mask = torch.from_numpy(np.asarray(arrays["mask"])).bool() if "mask" in arrays else (k != 0).any(0)
+    if mask.shape != k.shape[1:]:
+        raise UserError(f"{path}: the mask {tuple(mask.shape)} does not fit k-space {tuple(k.shape[1:])}.")
+    if not mask.any():
+        raise UserError(f"{path}: the mask measures nothing.")
+    k, mask, maps, affine = upright(k * mask, mask, maps, affine)
+    if maps is None and len(k) > 1:
+        maps = coil_maps(k[None], calibration(mask))
+    coils = CartesianMRI(mask, maps)
+    _check_normalised(path, coils.coils)
+    i, j, n = mask.shape
+    phase = smooth_phase(k[None], coils, min(size for size in (i, j, n) if size > 1) / 8)
+    return Raw(coils @ Phase(phase), k[None], (i, j, n), affine, mask, kspace_noise(k, mask))
+
+
+def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tensor | None, affine: np.ndarray) -> Raw:
+    """Of samples [coils samples] along a trajectory [3 samples]."""
+    k = k[None] if k.ndim == 1 else k
+    trajectory = torch.from_numpy(np.asarray(arrays["trajectory"], dtype=np.float64))
+    if "shape" not in arrays or k.ndim != 2 or trajectory.shape != (3, k.shape[1]):
+        raise UserError(
+            f"{path}: kspace {tuple(k.shape)} with a trajectory {tuple(trajectory.shape)} needs [coils samples], [3 samples] and shape [3]."
+        )
+    if maps is None and len(k) > 1:
+        raise UserError(f"{path}: samples of {len(k)} coils need coil maps.", "Give `coils` [coils I J K] in the file.")
+    i, j, n = (int(size) for size in arrays["shape"])
+    operator = NonCartesianMRI((i, j, n), trajectory, maps)
+    _check_normalised(path, operator.coils)
+    radius = trajectory.abs().amax(0)
+    window = (0.5 + 0.5 * torch.cos(torch.pi * (8 * radius).clamp(max=1))).to(k)  # as wide as that of `smooth_phase`
+    phase = operator.adjoint((k * window)[None])[0, 0].angle()
+    outer = k[:, radius > OUTER / 2]
+    return Raw(operator @ Phase(phase), k[None], (i, j, n), affine, None, _spread(outer if outer.numel() else k))
+
+
+def _check_normalised(path: Path, coils: Tensor) -> None:
+    power = coils.abs().square().sum(0)
+    if not bool(((power - 1).abs()[power > 1e-6] < 1e-2).all()):
+        raise UserError(f"{path}: the squares of the coil maps do not sum to 1.", "Divide the maps by the root of their sum of squares.")
+
+
+def upright(k: Tensor, mask: Tensor, maps: Tensor | None, affine: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None, np.ndarray]:
+    """K-space [coils I J K], mask [I J K], coil maps and affine with axes turned so that I, J, K run to the right, the front and up.
+
+    The models have seen no other orientation. An axis is reversed in the image; in k-space that is a reflection and a phase for each point.
+    """
+    turn = nibabel.io_orientation(affine)
+    order = [int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3)]
+    reverse = [axis for axis, source in enumerate(order) if turn[source, 1] < 0]
+    k, mask = k.permute(0, *(1 + source for source in order)), mask.permute(order)
+    maps = None if maps is None else maps.permute(0, *(1 + source for source in order))
+    affine = affine @ nibabel.orientations.inv_ornt_aff(turn, [mask.shape[order.index(axis)] for axis in range(3)])
+    if reverse:
+        k = kspace(image_space(k).flip([1 + axis for axis in reverse]))
+        maps = None if maps is None else maps.flip([1 + axis for axis in reverse])
+        # frequency f lies at n // 2 + f, and -f is not on the grid for the lowest f of an even one: it is its own reflection
+        mask = mask.flip(reverse).roll([1 - mask.shape[axis] % 2 for axis in reverse], reverse)
+    return (k * mask).contiguous(), mask.contiguous(), maps, affine
+
+
+def calibration(mask: Tensor) -> tuple[int, int, int]:
+    """Points along I, J, K of the largest block at the centre of k-space, grown evenly, that is measured wholly.
+
+    Raises:
+        UserError: not even 4 points along each axis.
+    """
+    sizes, growing = [1, 1, 1], [True, True, True]
+    while any(growing):
+        for axis in range(3):
+            if not growing[axis]:
+                continue
+            tried = [size + (number == axis) for number, size in enumerate(sizes)]
+            block = tuple(slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(mask.shape, tried, strict=True))
+            growing[axis] = tried[axis] <= mask.shape[axis] and bool(mask[block].all())
+            sizes = tried if growing[axis] else sizes
+    if any(size < min(LEAST_BLOCK, n) for size, n in zip(sizes, mask.shape, strict=True)):
+        raise UserError(f"Only {sizes} points at the centre of k-space are measured wholly, too few for coil maps.", "Give `coils` in the file.")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def kspace_noise(y: Tensor, mask: Tensor | None) -> float:
+    """Standard deviation of noise, of real and imaginary part each, from the outermost measured points of k-space [coils I J K]."""
+    axes = [(torch.arange(n) - n // 2).abs() / max(n // 2, 1) for n in y.shape[1:]]
+    outer = torch.maximum(torch.maximum(axes[0][:, None, None], axes[1][None, :, None]), axes[2][None, None, :]) > OUTER
+    chosen = y[:, outer if mask is None else outer & mask]
+    return _spread(chosen if chosen.numel() else y[y != 0])
+
+
+def _spread(y: Tensor) -> float:
+    return float(y.abs().median()) / RAYLEIGH_MEDIAN
