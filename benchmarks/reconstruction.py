@@ -1,22 +1,26 @@
 """What the learned prior is worth for measurements of held-out patients, against tuned classical methods and the same fusion without a network.
 
     python benchmarks/reconstruction.py --cohort C --restorer R [--run DIFFUSION] --out out/reconstruction [--tasks r4 r8 ...] [--full]
+        [--supervised STEPS] [--kspace FILE]
 
 Everything is tuned and calibrated on the patients of the split "val" and judged on those of the split "test", with several masks or noise
-draws each. Estimates are kept in --out, so that a run that was stopped goes on. The quick mode has the tasks r4 and r8 and 8 patients,
+draws each. `--supervised` trains a U-Net for each task, too, `--kspace` takes coil maps from measured k-space [coils I J (K)] in place of
+simulated ones. Estimates are kept in --out, so that a run that was stopped goes on. The quick mode has the tasks r4 and r8 and 8 patients,
 `--full` all tasks.
 """
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from supervised import Supervised
 
 from medldm.cohort import Cohort
+from medldm.commands.measured_kspace import calibration
 from medldm.diffusion.latent_solver import LatentSolver, round_trip, unsaid_by
 from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
@@ -29,6 +33,7 @@ from medldm.metrics.paired import nmse, psnr, ssim
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, MissingBlock, Noisy, SparseCT, ThickSlices
 from medldm.operators.classical import Classical
 from medldm.operators.masks import VariableDensity
+from medldm.operators.mri import coil_maps
 from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.run import build, describe, load_model
 
@@ -81,6 +86,15 @@ def image_of(images: Images, index: int) -> torch.Tensor:
     return torch.from_numpy(images.image(index)).float()
 
 
+def measured_maps(path: Path, out: Path) -> str:
+    """Coil maps of k-space whose middle is measured wholly, as a file for `AcceleratedMRI.maps`."""
+    k = torch.from_numpy(np.load(path, allow_pickle=False))
+    k = k[..., None] if k.ndim == 3 else k
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.save(out, coil_maps(k[None], calibration((k != 0).any(0))).numpy())
+    return str(out)
+
+
 def kept(path: Path, make) -> Estimates:
     """Images [C I J K] by name from a file, made first where it is not there."""
     if not path.is_file():
@@ -129,6 +143,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--supervised", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--kspace", type=Path)
     options = parser.parse_args()
     tune_allocator()
     cohort = Cohort.load(options.cohort)
@@ -136,14 +152,20 @@ def main() -> None:
     restoration: Restoration = load_model(options.restorer).eval()
     model = load_model(options.run).eval() if options.run else None
     latent = LatentSolver(model, unsaid_by(model.autoencoder, map(partial(image_of, val), range(len(val))))) if model else None
+    maps = measured_maps(options.kspace, options.out / "maps.npy") if options.kspace else ""
     result: dict[str, float] = {}
     for task in options.tasks or (list(TASKS) if options.full else QUICK):
         acquisition, root = TASKS[task], options.out / task
+        if isinstance(acquisition, AcceleratedMRI) and acquisition.coils > 1:
+            acquisition = replace(acquisition, maps=maps)
         root.mkdir(parents=True, exist_ok=True)
         known, judged = cases(val, acquisition, 1, len(val)), cases(test, acquisition, options.draws, options.patients)
         methods, restored = tuned(acquisition, known, restoration, root / "tuned.json")
         best = next(iter(methods))
         make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
+        if options.supervised:
+            methods["supervised"] = network = Supervised(acquisition, restoration.anatomy)
+            network.train(Images(cohort.split("train")), options.supervised, root / "supervised.safetensors")
         every = [kept(root / f"{case.key}.npz", partial(make, case)) for case in (*known, *judged)]
         result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration, best).items()}
     names = {

@@ -13,26 +13,19 @@ from torch import Tensor
 from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
 from medldm.commands.within import device
-from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
+from medldm.diffusion.calibrated import Reconstruction
 from medldm.diffusion.model import LatentDiffusion
-from medldm.diffusion.posteriors.refine import residual_ratio
-from medldm.diffusion.reconstruction import Calibration, Measurement, Reconstructor
-from medldm.diffusion.restoration import FACTORS, Restoration, Restored, diverged
+from medldm.diffusion.reconstruction import Measurement
+from medldm.diffusion.restoration import Restoration
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.operators.acquisitions import Acquisition
-from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.randomness import keyed
 from medldm.report.inverse import Result, case_scores, write_page
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
-
-STRANGE = 4.0  # standard deviations above the mean of the calibration cases
-EXPLAINED = 1.5  # times the noise, up to which measurements count as explained
-MET = 1e-3  # of the measurements, where they have no noise
-LEVEL = 0.1  # at which a result is looked at for strangeness
 
 
 @dataclass(frozen=True)
@@ -99,9 +92,9 @@ def reconstruct(
         return Cohort.load(out)
     with tracked(claimed, reads) as tracker:
         known = list(_simulated(source.split("val"), acquisition, None, seed))
-        solver, calibration, limit = _calibrated(known, acquisition, restoration.eval().to(device()), model, seed)
-        results = [_solve(one, solver, calibration, limit, samples, seed, claimed.root) for one in track(asked, "reconstructing")]
-        scores = _written(claimed.root, results, acquisition, calibration.names)
+        solve = _calibrated(known, acquisition, restoration.eval().to(device()), model, seed)
+        results = [_solve(one, solve, samples, seed, claimed.root) for one in track(asked, "reconstructing")]
+        scores = _written(claimed.root, results, acquisition, solve.calibration.names)
         tracker.metrics({score.name: score.value for score in scores})
         made = _cohort(claimed.root, results, source, reads)
         claimed.finish(reads, ["cohort.csv", "cohort.json", "reconstruction.csv"])
@@ -167,48 +160,25 @@ def _read(paths: list[Path], acquisition: Acquisition, noise: float | None, rest
         yield Asked(name, name, of, found.affine, None, found.scale)
 
 
-def _calibrated(
-    known: list[Asked],
-    acquisition: Acquisition,
-    restoration: Restoration,
-    model: LatentDiffusion | None,
-    seed: int,
-) -> tuple[Reconstructor, Calibration, float]:
-    """The best classical method, estimates and weights, and the largest strangeness that is usual."""
-    cases = [(one.of.operator, one.of.y, one.truth[None]) for one in known[:TUNING]]
-    begun = candidates(acquisition, restoration.spacing)
-    tuned = {name: tune(method, factors, cases) for name, (method, factors) in track(begun.items(), "tuning")}
-    best = min(tuned, key=lambda name: tuned[name][1])
-    restored, error = tune(Restored(restoration, acquisition.noise), FACTORS, cases)
-    told = ", ".join(f"{name} {_decibel(value):.2f}" for name, (_, value) in sorted(tuned.items(), key=lambda item: item[1][1]))
-    print(f"tuned on {len(cases)} cases of the split val, dB: {told}; restored {_decibel(error):.2f}")
-    latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [one.truth for one in known]))
-    solver = Reconstructor(tuned[best][0], restored, latent)
-    solved = [(one.truth.cpu(), one.of, solver.estimates(one.of, seed)) for one in track(known, "calibrating")]
-    calibration = Calibration.fit(solved, restoration, list(solved[0][2]))
-    usual = torch.tensor([_strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
-    return solver, calibration, float(usual.mean() + STRANGE * usual.std(correction=0))
+def _calibrated(known: list[Asked], acquisition: Acquisition, restoration: Restoration, model: LatentDiffusion | None, seed: int) -> Reconstruction:
+    """Tuned and calibrated on simulated measurements of the split val; what came of it is told."""
+    cases = [(one.truth, one.of) for one in known]
+    found = Reconstruction.calibrate(cases, acquisition, restoration, model, seed, track)
+    print(f"on the split val, dB: {', '.join(f'{name} {10 * np.log10(4 / error):.2f}' for name, error in found.errors.items())}")
+    return found
 
 
-def _strangeness(restoration: Restoration, image: Tensor) -> float:
-    """How much the restorer would change a result, root mean square: much where it does not look like the cohort."""
-    there = image[None].to(restoration.mean.device)
-    return float((restoration.clean(there, LEVEL) - there).square().mean().sqrt())
-
-
-def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: float, samples: int, seed: int, root: Path) -> Result:
+def _solve(one: Asked, solve: Reconstruction, samples: int, seed: int, root: Path) -> Result:
     begun = time.perf_counter()
-    trace: list[float] = []
-    estimates = solver.estimates(one.of, seed, trace)
-    image, std = calibration(one.of, estimates)
+    found = solve(one.of, seed)
     seconds = time.perf_counter() - begun
-    drawn = [calibration.draw(image, std, keyed(seed, one.name, "sample", number)) for number in range(samples)]
-    ratio = float(residual_ratio(one.of.operator, one.of.y, image[None].to(one.of.y.device), one.of.noise))
+    image, std = found.image, found.std
+    drawn = [solve.calibration.draw(image, std, keyed(seed, one.name, "sample", number)) for number in range(samples)]
     row = {
         "case": one.name,
-        "residual_over_noise": round(ratio, 4),
-        "converged": bool(ratio < (EXPLAINED if one.of.noise > 0 else MET) and not diverged(trace)),
-        "out_of_distribution": _strangeness(solver.restored.restoration, image) > limit,
+        "residual_over_noise": round(found.residual, 4),
+        "converged": found.converged,
+        "out_of_distribution": found.out_of_distribution,
         "seconds": round(seconds, 2),
     }
     scale, air = (1.0, 0.0) if one.scale is None else (one.scale, 1.0)
@@ -219,7 +189,7 @@ def _solve(one: Asked, solver: Reconstructor, calibration: Calibration, limit: f
     ):
         write_volume(root / f"{path}.nii.gz", Volume(voxels.float(), one.affine))
     truth = None if one.truth is None else one.truth.cpu()
-    return Result(one.name, one.patient, image, std, estimates["classical"], truth, one.affine, row, trace)
+    return Result(one.name, one.patient, image, std, found.estimates["classical"], truth, one.affine, row, found.trace)
 
 
 def _written(root: Path, results: list[Result], acquisition: Acquisition, names: Sequence[str]) -> list[Score]:
@@ -243,10 +213,6 @@ def _cohort(root: Path, results: list[Result], source: Cohort, reads: dict[str, 
     made = Cohort(root, tuple(cases), "a.u.", {}, {}, reads, facts={"reconstructed": True})
     made.save()
     return made
-
-
-def _decibel(error: float) -> float:
-    return 10 * float(np.log10(4 / error))
 
 
 def _tell(results: list[Result], scores: list[Score], root: Path) -> None:

@@ -1,0 +1,121 @@
+"""A reconstruction ready for use: tuned and calibrated on patients whose truth is known, and able to say when it is not to be believed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
+from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.posteriors.refine import residual_ratio
+from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
+from medldm.diffusion.restoration import FACTORS, Restoration, Restored, diverged
+from medldm.operators.acquisitions import Acquisition
+from medldm.operators.tuning import TUNING, candidates, tune
+
+STRANGE = 4.0  # standard deviations above the mean of the calibration cases
+LEVEL = 0.1  # at which a result is looked at for strangeness
+EXPLAINED = 1.5  # times the noise, up to which measurements count as explained
+MET = 1e-3  # of the measurements, where they have no noise
+
+#: True image [1 I J K] and what was measured of it.
+Known = tuple[Tensor, Measurement]
+#: Wraps a loop to show its progress, given what it does.
+Watch = Callable[[Iterable, str], Iterable]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One image and what is known of it.
+
+    Args:
+        image: [1 I J K] in units of [-1, 1], in the memory of the host.
+        std: standard deviation of its error, likewise.
+        estimates: that it was fused from.
+        residual: over the noise, see `residual_ratio`.
+        trace: residual over the noise after each turn of restorer and measurements.
+        converged: the measurements are explained, and the turns did not lead away.
+        out_of_distribution: the restorer would change it more than any usual image.
+    """
+
+    image: Tensor
+    std: Tensor
+    estimates: Estimates
+    residual: float
+    trace: list[float]
+    converged: bool
+    out_of_distribution: bool
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """From measurements of one kind to images.
+
+    Args:
+        solver: gives the estimates.
+        calibration: fuses them.
+        usual: the largest strangeness of a result that looks like the cohort.
+        errors: mean squared error of each tuned method and of the restorer on the cases they were tuned on, best method first.
+    """
+
+    solver: Reconstructor
+    calibration: Calibration
+    usual: float
+    errors: Mapping[str, float]
+
+    @classmethod
+    def calibrate(
+        cls,
+        known: Sequence[Known],
+        acquisition: Acquisition,
+        restoration: Restoration,
+        model: LatentDiffusion | None = None,
+        seed: int = 0,
+        watch: Watch = lambda steps, doing: steps,
+    ) -> "Reconstruction":
+        """Tune classical methods and the restorer on the first cases, fit weights and errors on all.
+
+        Args:
+            known: cases that no model was trained on and that will not be judged.
+            acquisition: what kind of measurement they are.
+            restoration: of `train-restorer`.
+            model: of `train-diffusion`, whose latents then take part.
+            seed: of the walk of latents.
+            watch: shows progress.
+
+        Raises:
+            UserError: there is no case.
+        """
+        cases = [(of.operator, of.y, truth[None]) for truth, of in known[:TUNING]]
+        begun = candidates(acquisition, restoration.spacing)
+        tuned = {name: tune(method, factors, cases) for name, (method, factors) in watch(begun.items(), "tuning")}
+        errors = {name: error for name, (_, error) in sorted(tuned.items(), key=lambda item: item[1][1])}
+        restored, errors["restored"] = tune(Restored(restoration, acquisition.noise), FACTORS, cases)
+        latent = None if model is None else LatentSolver(model, unsaid_by(model.autoencoder, [truth for truth, _ in known]))
+        solver = Reconstructor(tuned[next(iter(errors))][0], restored, latent)
+        solved = [(truth.cpu(), of, solver.estimates(of, seed)) for truth, of in watch(known, "calibrating")]
+        calibration = Calibration.fit(solved, restoration, list(solved[0][2]))
+        strange = torch.tensor([strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
+        return cls(solver, calibration, float(strange.mean() + STRANGE * strange.std(correction=0)), errors)
+
+    def __call__(self, of: Measurement, seed: int = 0) -> Solved:
+        """The image of a measurement.
+
+        Args:
+            of: what was measured.
+            seed: of the walk of latents.
+        """
+        trace: list[float] = []
+        estimates = self.solver.estimates(of, seed, trace)
+        image, std = self.calibration(of, estimates)
+        ratio = float(residual_ratio(of.operator, of.y, image[None].to(of.y.device), of.noise))
+        converged = ratio < (EXPLAINED if of.noise > 0 else MET) and not diverged(trace)
+        strange = strangeness(self.solver.restored.restoration, image) > self.usual
+        return Solved(image, std, estimates, ratio, trace, converged, strange)
+
+
+def strangeness(restoration: Restoration, image: Tensor) -> float:
+    """How much the restorer would change a result, root mean square: much where it does not look like the cohort."""
+    there = image[None].to(restoration.mean.device)
+    return float((restoration.clean(there, LEVEL) - there).square().mean().sqrt())
