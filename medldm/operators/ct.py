@@ -1,6 +1,7 @@
 """Computed tomography slice by slice, parallel and fan beams: Joseph's line integrals as a sparse matrix with its exact transpose."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,13 @@ class SliceCT(Opaque):
         self.shape, self.spacing = tuple(shape), spacing
         self.views, self.bins = angles.shape
         rows, columns, values = joseph(shape[:2], angles, offsets, spacing)
-        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, self._sizes, is_coalesced=None)
-        for name, part in (("there", matrix), ("back", matrix.T)):
-            csr = part.coalesce().to_sparse_csr()
-            for piece, content in (("rows", csr.crow_indices()), ("columns", csr.col_indices()), ("values", csr.values())):
-                self.register_buffer(f"{name}_{piece}", content)
+        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, self._sizes, check_invariants=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support")  # is in beta, torch says, since 2021
+            for name, part in (("there", matrix), ("back", matrix.T)):
+                csr = part.coalesce().to_sparse_csr()
+                for piece, content in (("rows", csr.crow_indices()), ("columns", csr.col_indices()), ("values", csr.values())):
+                    self.register_buffer(f"{name}_{piece}", content)
 
     @property
     def _sizes(self) -> tuple[int, int]:
