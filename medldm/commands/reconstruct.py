@@ -13,7 +13,7 @@ from torch import Tensor
 from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
 from medldm.commands.within import device
-from medldm.diffusion.calibrated import Reconstruction
+from medldm.diffusion.calibrated import FILES, Reconstruction
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.reconstruction import Measurement
 from medldm.diffusion.restoration import Restoration
@@ -48,6 +48,7 @@ def reconstruct(
     measurements: Path | None = None,
     noise: float | None = None,
     run: Path | None = None,
+    calibration: Path | None = None,
     count: int | None = None,
     samples: int = 0,
     seed: int = 0,
@@ -63,10 +64,10 @@ def reconstruct(
         restorer: a run of `train-restorer` on it.
         out: the new cohort: images, `std/`, `samples/`, `reconstruction.csv`, `trace.csv`, `report.html`; with known truth also `metrics.csv`.
         acquisition: the kind of measurement.
-        measurements: a folder of measurements, see `measured_files.read`; results are called m001, m002 ... in the order of the files' names.
-            By default they are simulated.
+        measurements: a folder of files, see `measured_files.read`; results are called m001, m002 ... in their order. By default simulated.
         noise: standard deviation of measured numbers, in the unit of the files; estimated from k-space by default.
         run: a run of `train-diffusion` on the cohort, whose latents then take part.
+        calibration: the output of an earlier `reconstruct` with the same cohort, models and acquisition, which spares tuning and calibrating.
         count: cases of the split "test" to simulate; all by default.
         samples: images drawn around each result, with errors of the size and smoothness that were measured.
         seed: decides what is simulated and drawn.
@@ -76,23 +77,22 @@ def reconstruct(
     """
     arguments = {name: value for name, value in locals().items() if name != "out"}
     source, restoration = Cohort.load(cohort), load_model(restorer)
-    _check(source, restoration, samples, count)
+    _check(source, restoration, samples, count, calibration is not None)
     model = None if run is None else _diffusion(run)
-    for trained in filter(None, (restorer, run)):
-        _check_trained_on(source, Path(trained))
-    reads = {"cohort": source.fingerprint(), "restorer": sha256(Path(restorer) / "model.safetensors")}
+    restoration = restoration.eval().to(device())
+    trained = _trained_on(source, {"restorer": restorer} | ({} if run is None else {"diffusion": run}))
+    earlier = None if calibration is None else _calibration(calibration, trained, acquisition, restoration, model)
     found = files(measurements) if measurements is not None else []
-    reads |= {"diffusion": sha256(Path(run) / "model.safetensors")} if run is not None else {}
-    reads |= {"measurements": sha256(*found)} if found else {}
+    read_too = {"measurements": found, "calibration": [Path(calibration) / name for name in FILES] if calibration is not None else []}
+    reads = trained | {name: sha256(*paths) for name, paths in read_too.items() if paths}
     simulated = _simulated(source.split("test"), acquisition, count, seed)
     asked = list(_read(found, acquisition, noise, restoration) if found else simulated)
-    claimed = Run.claim(out, "reconstruct", arguments, reads)
-    if claimed.finished:
+    if (claimed := Run.claim(out, "reconstruct", arguments, reads)).finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
     with tracked(claimed, reads) as tracker:
-        known = list(_simulated(source.split("val"), acquisition, None, seed))
-        solve = _calibrated(known, acquisition, restoration.eval().to(device()), model, seed)
+        solve = earlier or _calibrated(source, acquisition, restoration, model, seed)
+        solve.save(claimed.root, acquisition)
         results = [_solve(one, solve, samples, seed, claimed.root) for one in track(asked, "reconstructing")]
         scores = _written(claimed.root, results, acquisition, solve.calibration.names)
         tracker.metrics({score.name: score.value for score in scores})
@@ -102,7 +102,7 @@ def reconstruct(
     return made
 
 
-def _check(source: Cohort, restoration: object, samples: int, count: int | None) -> None:
+def _check(source: Cohort, restoration: object, samples: int, count: int | None, calibrated: bool) -> None:
     """Refuse what cannot be worked with.
 
     Raises:
@@ -110,20 +110,24 @@ def _check(source: Cohort, restoration: object, samples: int, count: int | None)
     """
     if not isinstance(restoration, Restoration):
         raise UserError(f"--restorer holds a {type(restoration).__name__}.", "Give a run of train-restorer.")
-    if not len(source.split("val")):
+    if not calibrated and not len(source.split("val")):
         raise UserError(f"{source.root} has no usable case in the split 'val', which calibrates.", "Prepare it with one.")
     if samples < 0 or (count is not None and count < 1):
         raise UserError(f"samples={samples} must be at least 0, count={count} at least 1.")
 
 
-def _check_trained_on(source: Cohort, run: Path) -> None:
-    """Refuse models of other cohorts: their training may have seen the patients who calibrate here.
+def _trained_on(source: Cohort, runs: dict[str, Path]) -> dict[str, str]:
+    """Fingerprints of a cohort and of models that were trained on it.
 
     Raises:
-        UserError: the run names another cohort.
+        UserError: a run names another cohort, whose training may have seen the patients who calibrate here.
     """
-    if read_json(run / "provenance.json")["reads"].get("cohort", source.fingerprint()) != source.fingerprint():
-        raise UserError(f"{run} was trained on another cohort than {source.root}.", "Give the cohort that it was trained on.")
+    found = {"cohort": source.fingerprint()}
+    for name, run in runs.items():
+        if read_json(Path(run) / "provenance.json")["reads"].get("cohort", found["cohort"]) != found["cohort"]:
+            raise UserError(f"{run} was trained on another cohort than {source.root}.", "Give the cohort that it was trained on.")
+        found[name] = sha256(Path(run) / "model.safetensors")
+    return found
 
 
 def _diffusion(run: Path) -> LatentDiffusion:
@@ -160,9 +164,24 @@ def _read(paths: list[Path], acquisition: Acquisition, noise: float | None, rest
         yield Asked(name, name, of, found.affine, None, found.scale)
 
 
-def _calibrated(known: list[Asked], acquisition: Acquisition, restoration: Restoration, model: LatentDiffusion | None, seed: int) -> Reconstruction:
+def _calibration(
+    root: Path, reads: dict[str, str], acquisition: Acquisition, restoration: Restoration, model: LatentDiffusion | None
+) -> Reconstruction:
+    """The calibration of an earlier output.
+
+    Raises:
+        UserError: it is of another cohort, other models or other measurements.
+    """
+    found = Reconstruction.load(Path(root), acquisition, restoration, model)
+    before = read_json(Path(root) / "provenance.json")["reads"]
+    if others := [name for name, value in reads.items() if before.get(name) != value]:
+        raise UserError(f"{root} was calibrated with another {' and '.join(others)}.", "Leave --calibration away.")
+    return found
+
+
+def _calibrated(source: Cohort, acquisition: Acquisition, restoration: Restoration, model: LatentDiffusion | None, seed: int) -> Reconstruction:
     """Tuned and calibrated on simulated measurements of the split val; what came of it is told."""
-    cases = [(one.truth, one.of) for one in known]
+    cases = [(one.truth, one.of) for one in _simulated(source.split("val"), acquisition, None, seed)]
     found = Reconstruction.calibrate(cases, acquisition, restoration, model, seed, track)
     print(f"on the split val, dB: {', '.join(f'{name} {10 * np.log10(4 / error):.2f}' for name, error in found.errors.items())}")
     return found

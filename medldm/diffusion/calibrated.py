@@ -2,22 +2,30 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
 from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.posteriors.fusion import Fusion
 from medldm.diffusion.posteriors.refine import residual_ratio
+from medldm.diffusion.posteriors.uncertainty import ErrorModel, error_network
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import FACTORS, Restoration, Restored, diverged
+from medldm.errors import UserError
+from medldm.files import atomic, read_json, write_json
 from medldm.operators.acquisitions import Acquisition
 from medldm.operators.tuning import TUNING, candidates, tune
+from medldm.run import build, describe, differences
 
 STRANGE = 4.0  # standard deviations above the mean of the calibration cases
 LEVEL = 0.1  # at which a result is looked at for strangeness
 EXPLAINED = 1.5  # times the noise, up to which measurements count as explained
 MET = 1e-3  # of the measurements, where they have no noise
+FILES = ("calibration.json", "calibration.safetensors")
 
 #: True image [1 I J K] and what was measured of it.
 Known = tuple[Tensor, Measurement]
@@ -63,6 +71,53 @@ class Reconstruction:
     calibration: Calibration
     usual: float
     errors: Mapping[str, float]
+
+    def save(self, root: Path, acquisition: Acquisition) -> None:
+        """Write `calibration.json` and `calibration.safetensors` into a folder, for `load`."""
+        restored, calibration = self.solver.restored, self.calibration
+        errors, latent = calibration.errors, self.solver.latent
+        content = {
+            "acquisition": describe(acquisition),
+            "classical": describe(self.solver.classical),
+            "restored": {"noise": restored.noise, "level": restored.level, "penalty": restored.penalty, "turns": restored.turns},
+            "names": list(calibration.names),
+            "usual": self.usual,
+            "errors": dict(self.errors),
+            "scale": errors.scale,
+        }
+        tensors = {"weights": calibration.fusion.weights, "spectrum": calibration.spectrum, "mean": errors.mean, "std": errors.std}
+        tensors |= {f"network.{name}": value for name, value in errors.network.state_dict().items()}
+        tensors |= {} if latent is None else {"unsaid": latent.unsaid}
+        with atomic(root / FILES[1]) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        write_json(root / FILES[0], content)
+
+    @classmethod
+    def load(cls, root: Path, acquisition: Acquisition, restoration: Restoration, model: LatentDiffusion | None = None) -> "Reconstruction":
+        """What `save` wrote, for the same kind of measurement and the same models.
+
+        Args:
+            root: folder.
+            acquisition, restoration, model: as in `calibrate`.
+
+        Raises:
+            UserError: there is none, or it is of other measurements, or with or without latents unlike now.
+        """
+        if not all((root / name).is_file() for name in FILES):
+            raise UserError(f"{root} holds no calibration.", "Give the output of `reconstruct`.")
+        content, tensors = read_json(root / FILES[0]), load_file(root / FILES[1])
+        if content["acquisition"] != describe(acquisition):
+            told = ", ".join(differences(content["acquisition"]["init_args"], describe(acquisition)["init_args"])) or "another kind"
+            raise UserError(f"{root} was calibrated for other measurements ({told}).", "Leave --calibration away.")
+        if ("unsaid" in tensors) != (model is not None):
+            raise UserError(f"{root} was calibrated {'with' if model is None else 'without'} latents.", "Give the same --run, or none, as there.")
+        latent = None if model is None else LatentSolver(model, tensors["unsaid"])
+        solver = Reconstructor(build(content["classical"], str(root)), Restored(restoration, **content["restored"]), latent)
+        network = error_network(len(tensors["mean"]))
+        network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
+        errors = ErrorModel(network.eval(), tensors["mean"], tensors["std"], content["scale"])
+        calibration = Calibration(tuple(content["names"]), restoration, Fusion(tensors["weights"]), tensors["spectrum"], errors)
+        return cls(solver, calibration, content["usual"], content["errors"])
 
     @classmethod
     def calibrate(

@@ -72,6 +72,27 @@ def test_the_same_command_again_says_that_it_is_done(simulated, phantom_cohort, 
     assert "finished already" in capsys.readouterr().out
 
 
+def test_a_calibration_serves_again(simulated, phantom_cohort, restorer, tmp_path):
+    """The same image and errors to the last bit without tuning; and no calibration for something else."""
+    again = reconstruct(phantom_cohort.root, restorer, tmp_path / "again", MRI, calibration=simulated, count=1)
+    (case,) = again.cases
+    for path in (case.image, f"std/{case.case}.nii.gz"):
+        assert torch.equal(read_volume(again.path(path)).data, read_volume(simulated / path).data)
+    other = AcceleratedMRI(0.02, VariableDensity(3.0, 4, hermitian=True))
+    for acquisition, message in ((other, "acceleration"), (SparseCT(), "other measurements")):
+        with pytest.raises(UserError, match=message):
+            reconstruct(phantom_cohort.root, restorer, tmp_path / "other", acquisition, calibration=simulated)
+    with pytest.raises(UserError, match="holds no calibration"):
+        reconstruct(phantom_cohort.root, restorer, tmp_path / "other", MRI, calibration=tmp_path)
+    shutil.copytree(simulated, tmp_path / "copy")
+    provenance = read_json(tmp_path / "copy" / "provenance.json")
+    provenance["reads"]["restorer"] = "0" * 64
+    write_json(tmp_path / "copy" / "provenance.json", provenance)
+    with pytest.raises(UserError, match="another restorer"):
+        reconstruct(phantom_cohort.root, restorer, tmp_path / "other", MRI, calibration=tmp_path / "copy")
+    assert not (tmp_path / "other").exists()
+
+
 def measurements(folder, held_out, **changes):
     """Single-coil k-space of a held-out image in a unit of its own, with a phase and noise."""
     x = (held_out.data[None] + 1) * SCALE

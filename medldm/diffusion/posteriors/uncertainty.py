@@ -73,11 +73,15 @@ class ErrorModel:
         return self.scale * (self.network(((rows - self.mean) / self.std).clamp(-USUAL, USUAL))[:, 0] / 2).exp()
 
 
-def _fitted(inputs: Tensor, squares: Tensor) -> nn.Module:
-    """The network [N features] -> log variance [N 1], by Adam on random voxels; the same for the same cases."""
+def error_network(features: int) -> nn.Sequential:
+    """The untrained network [N features] -> log variance [N 1]."""
     with seeded("error model"):
-        hidden = [nn.Linear(inputs.shape[1], WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()]
-        network = nn.Sequential(*hidden, nn.Linear(WIDTH, 1))
+        return nn.Sequential(nn.Linear(features, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
+
+
+def _fitted(inputs: Tensor, squares: Tensor) -> nn.Module:
+    """The network by Adam on random voxels; the same for the same cases."""
+    network = error_network(inputs.shape[1])
     nn.init.constant_(network[-1].bias, float(squares.mean().log()))
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
