@@ -1,11 +1,14 @@
 """A reconstruction ready for use: tuned and calibrated on patients whose truth is known, and able to say when it is not to be believed."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import t as student
 from torch import Tensor
 
 from medldm.diffusion.latent_solver import LatentSolver, unsaid_by
@@ -21,7 +24,7 @@ from medldm.operators.acquisitions import Acquisition
 from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.run import build, describe, differences
 
-STRANGE = 4.0  # standard deviations above the mean of the calibration cases
+STRANGE = 1e-3  # share of usual images that may be called strange
 LEVEL = 0.1  # at which a result is looked at for strangeness
 EXPLAINED = 1.5  # times the noise, up to which measurements count as explained
 MET = 1e-3  # of the measurements, where they have no noise
@@ -44,7 +47,7 @@ class Solved:
         residual: over the noise, see `residual_ratio`.
         trace: residual over the noise after each turn of restorer and measurements.
         converged: the measurements are explained, and the turns did not lead away.
-        out_of_distribution: the restorer would change it more than any usual image.
+        out_of_distribution: it does not look like the cohort, see `strangeness`.
     """
 
     image: Tensor
@@ -63,13 +66,13 @@ class Reconstruction:
     Args:
         solver: gives the estimates.
         calibration: fuses them.
-        usual: the largest strangeness of a result that looks like the cohort.
+        usual: the largest `strangeness` of a result that looks like the cohort.
         errors: mean squared error of each tuned method and of the restorer on the cases they were tuned on, best method first.
     """
 
     solver: Reconstructor
     calibration: Calibration
-    usual: float
+    usual: tuple[float, ...]
     errors: Mapping[str, float]
 
     def save(self, root: Path, acquisition: Acquisition) -> None:
@@ -81,7 +84,7 @@ class Reconstruction:
             "classical": describe(self.solver.classical),
             "restored": {"noise": restored.noise, "level": restored.level, "penalty": restored.penalty, "turns": restored.turns},
             "names": list(calibration.names),
-            "usual": self.usual,
+            "usual": list(self.usual),
             "errors": dict(self.errors),
             "scale": errors.scale,
         }
@@ -117,7 +120,7 @@ class Reconstruction:
         network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")})
         errors = ErrorModel(network.eval(), tensors["mean"], tensors["std"], content["scale"])
         calibration = Calibration(tuple(content["names"]), restoration, Fusion(tensors["weights"]), tensors["spectrum"], errors)
-        return cls(solver, calibration, content["usual"], content["errors"])
+        return cls(solver, calibration, tuple(content["usual"]), content["errors"])
 
     @classmethod
     def calibrate(
@@ -151,8 +154,8 @@ class Reconstruction:
         solver = Reconstructor(tuned[next(iter(errors))][0], restored, latent)
         solved = [(truth.cpu(), of, solver.estimates(of, seed)) for truth, of in watch(known, "calibrating")]
         calibration = Calibration.fit(solved, restoration, list(solved[0][2]))
-        strange = torch.tensor([strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
-        return cls(solver, calibration, float(strange.mean() + STRANGE * strange.std(correction=0)), errors)
+        strange = torch.stack([strangeness(restoration, calibration(of, estimates)[0]) for _, of, estimates in solved])
+        return cls(solver, calibration, tuple(map(highest, strange.T.tolist())), errors)
 
     def __call__(self, of: Measurement, seed: int = 0) -> Solved:
         """The image of a measurement.
@@ -166,11 +169,23 @@ class Reconstruction:
         image, std = self.calibration(of, estimates)
         ratio = float(residual_ratio(of.operator, of.y, image[None].to(of.y.device), of.noise))
         converged = ratio < (EXPLAINED if of.noise > 0 else MET) and not diverged(trace)
-        strange = strangeness(self.solver.restored.restoration, image) > self.usual
-        return Solved(image, std, estimates, ratio, trace, converged, strange)
+        strange = strangeness(self.solver.restored.restoration, image) > torch.tensor(self.usual)
+        return Solved(image, std, estimates, ratio, trace, converged, bool(strange.any()))
 
 
-def strangeness(restoration: Restoration, image: Tensor) -> float:
-    """How much the restorer would change a result, root mean square: much where it does not look like the cohort."""
+def strangeness(restoration: Restoration, image: Tensor) -> Tensor:
+    """Two numbers that are large where a result [1 I J K] does not look like the cohort.
+
+    How much the restorer would change it, root mean square: texture and detail; and how far it is from the mean image (see
+    `Anatomy.distance`): shape, contrast and place.
+    """
     there = image[None].to(restoration.mean.device)
-    return float((restoration.clean(there, LEVEL) - there).square().mean().sqrt())
+    return torch.tensor([float((restoration.clean(there, LEVEL) - there).square().mean().sqrt()), restoration.anatomy.distance(image)])
+
+
+def highest(values: Sequence[float]) -> float:
+    """What one more of these values exceeds with the probability STRANGE, if they are normal: m + t s (1 + 1 / n)^(1/2); infinite for one value."""
+    if len(values) < 2:
+        return math.inf
+    spread = stdev(values) * math.sqrt(1 + 1 / len(values))
+    return mean(values) + float(student.ppf(1 - STRANGE, len(values) - 1)) * spread

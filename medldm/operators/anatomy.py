@@ -13,6 +13,7 @@ from medldm.operators.spectra import BINS, bins, power
 from medldm.types import Shape3
 
 ITERATIONS = 30
+LOW = 2  # bins of frequencies along each axis in which shape, contrast and place show
 LEAST_NOISE = 1e-3  # of images in [-1, 1]; conjugate gradients need a floor
 
 
@@ -48,6 +49,16 @@ class Anatomy:
     def prior(self, shape: Shape3, noise: float) -> GaussianPrior:
         """The Gaussian prior for images of a size and measurements of a noise level."""
         return GaussianPrior(stretched(self.mean, shape), self.spectrum[:, bins(shape)].float(), max(noise, LEAST_NOISE), ITERATIONS)
+
+    def distance(self, image: Tensor) -> float:
+        """How far an image [C I J K] is from the mean at low frequencies, relative to the cohort: mean of |F (x - m)|^2 / spectrum, 1 on average.
+
+        Shape, contrast and place show there (Mahalanobis 1936, for a stationary covariance); noise and detail do not.
+        """
+        place = torch.arange(BINS**3)
+        low = torch.stack([place // BINS**2, place // BINS % BINS, place % BINS]).amax(0) < LOW
+        ratio = power(image - stretched(self.mean.cpu(), image.shape[1:])) / self.spectrum.cpu()
+        return float(ratio[:, low].nanmean())
 
 
 def stretched(image: Tensor, shape: Shape3) -> Tensor:

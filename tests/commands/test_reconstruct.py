@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from medldm.cohort import Cohort
 from medldm.commands.measured_files import read
 from medldm.commands.reconstruct import reconstruct
 from medldm.commands.train_restorer import train_restorer
+from medldm.diffusion.calibrated import STRANGE, Reconstruction, highest, strangeness
+from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
 from medldm.files import read_json, write_json
 from medldm.operators.acquisitions import AcceleratedMRI, MissingBlock, SparseCT, ThickSlices
@@ -91,6 +94,30 @@ def test_a_calibration_serves_again(simulated, phantom_cohort, restorer, tmp_pat
     with pytest.raises(UserError, match="another restorer"):
         reconstruct(phantom_cohort.root, restorer, tmp_path / "other", MRI, calibration=tmp_path / "copy")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_image_of_another_kind_is_told(simulated, restorer, held_out):
+    """Two calibration patients say little of what is usual; with limits just above a usual image, its negative and its mirror image are told."""
+    solve = Reconstruction.load(simulated, MRI, load_model(restorer).eval())
+
+    def solved(image, solve):
+        operator, y = MRI.measure(image[None], held_out.spacing, "kind")
+        return solve(Measurement(operator, y, MRI.noise, MRI.measured(operator)))
+
+    usual = solved(held_out.data, solve)
+    assert not usual.out_of_distribution
+    limits = 1.3 * strangeness(solve.solver.restored.restoration, usual.image)
+    strict = replace(solve, usual=tuple(limits.tolist()))
+    assert not solved(held_out.data, strict).out_of_distribution
+    assert solved(-held_out.data, strict).out_of_distribution and solved(held_out.data.flip(3), strict).out_of_distribution
+
+
+def test_the_limit_is_exceeded_as_often_as_it_says():
+    for n in (3, 10):
+        values = torch.randn(20000, n + 1, generator=keyed("limit", n), dtype=torch.float64)
+        beyond = sum(row[-1] > highest(row[:-1]) for row in values.tolist()) / len(values)
+        assert 0.3 * STRANGE < beyond < 2.0 * STRANGE
+    assert highest([1.0]) == float("inf")
 
 
 def measurements(folder, held_out, **changes):

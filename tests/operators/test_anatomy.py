@@ -49,6 +49,16 @@ def test_the_prior_of_a_cohort_denoises_as_well_as_the_best_filter():
     assert sum(errors) < 1.1 * sum(best) and sum(errors) < 0.5 * 4 * NOISE**2
 
 
+def test_what_is_of_another_shape_or_contrast_is_far_from_the_mean():
+    shape = (20, 22, 18)
+    cohort = Anatomy.of([smooth(shape, n) for n in range(60)], shape)
+    others = [smooth(shape, "new", n) for n in range(40)]
+    usual = torch.tensor([cohort.distance(x) for x in others])
+    assert float(usual.mean()) == pytest.approx(1, abs=0.25) and float(usual.max()) < 4
+    assert min(cohort.distance(-x) for x in others) > 1.5 * float(usual.max()), "the ramp runs the other way"
+    assert cohort.distance(stretched(others[0], (26, 22, 30))) == pytest.approx(float(usual[0]), rel=0.6)
+
+
 def test_a_mean_is_stretched_corner_to_corner_and_kept_where_it_fits():
     ramp = torch.arange(8.0).reshape(1, 8, 1, 1).expand(1, 8, 4, 4)
     assert stretched(ramp, (8, 4, 4)) is ramp
