@@ -11,7 +11,7 @@ demo: $(READY)
 	$(VENV)/bin/medldm demo --out out/demo
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

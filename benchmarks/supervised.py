@@ -8,6 +8,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medldm.diffusion.posteriors.refine import refine
 from medldm.files import atomic
 from medldm.machine import cpu_has_bf16
 from medldm.metrics.base import Images
@@ -23,7 +24,7 @@ BATCH, CROP, RATE = 4, 32, 2e-3
 
 
 class Supervised:
-    """x^ = l + U(l), l the best linear estimate of measurements of one kind.
+    """x^ = refine(l + U(l)), l the best linear estimate of measurements of one kind.
 
     Args:
         acquisition: that kind.
@@ -61,7 +62,7 @@ class Supervised:
         """The image [1 1 I J K]."""
         self.network.eval()
         padded, crop = pad_to_multiple(self._linear(operator, y), FACTOR)
-        return self._improved(padded)[(..., *crop)]
+        return refine(operator, y, self._improved(padded)[(..., *crop)], self.acquisition.noise)
 
     def _improved(self, linear: Tensor) -> Tensor:
         with torch.autocast(linear.device.type, dtype=torch.bfloat16, enabled=cpu_has_bf16()):
