@@ -25,7 +25,7 @@ from medldm.diffusion.latent_solver import LatentSolver, round_trip, unsaid_by
 from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import FACTORS, Restoration, Restored
-from medldm.files import atomic, read_json, write_json
+from medldm.files import atomic, read_json, sha256, write_json
 from medldm.machine import tune_allocator
 from medldm.metrics.base import Images
 from medldm.metrics.bootstrap import summarise
@@ -95,6 +95,14 @@ def measured_maps(path: Path, out: Path) -> str:
     return str(out)
 
 
+def check_same(path: Path, models: list[str]) -> None:
+    """Refuse a folder whose estimates are of other models."""
+    if path.is_file() and read_json(path) != models:
+        raise SystemExit(f"{path.parent} holds estimates of other models; give another --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, models)
+
+
 def kept(path: Path, make) -> Estimates:
     """Images [C I J K] by name from a file, made first where it is not there."""
     if not path.is_file():
@@ -152,6 +160,7 @@ def main() -> None:
     restoration: Restoration = load_model(options.restorer).eval()
     model = load_model(options.run).eval() if options.run else None
     latent = LatentSolver(model, unsaid_by(model.autoencoder, map(partial(image_of, val), range(len(val))))) if model else None
+    check_same(options.out / "inputs.json", [sha256(path / "model.safetensors") for path in (options.restorer, options.run) if path])
     maps = measured_maps(options.kspace, options.out / "maps.npy") if options.kspace else ""
     result: dict[str, float] = {}
     for task in options.tasks or (list(TASKS) if options.full else QUICK):

@@ -1,5 +1,7 @@
 """Measurements from files: k-space and sinograms as npz, raw data of ISMRMRD, slices and other images as NIfTI; in the scale of images in [-1, 1]."""
 
+import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +12,14 @@ import numpy as np
 import torch
 
 from medldm.commands.measured_ismrmrd import read_ismrmrd
-from medldm.commands.measured_kspace import Raw, of_kspace
+from medldm.commands.measured_kspace import Raw, check_upright, checked_affine, of_kspace
 from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, LargeVoxels, MissingBlock, SparseCT, ThickSlices, of_diagonal
 from medldm.operators.anatomy import Anatomy, stretched
 from medldm.operators.base import inner
-from medldm.operators.ct import FanCT, ParallelCT, diagonal
-from medldm.operators.scanners import RadialMRI
+from medldm.operators.ct import FanCT, ParallelCT, diagonal, outside
+from medldm.operators.scanners import FanBeamCT, RadialMRI
 from medldm.operators.voxelwise import Inpainting
 from medldm.types import Shape3
 from medldm.volume import read_volume
@@ -84,8 +86,11 @@ def read(path: Path, acquisition: Acquisition, noise: float | None, anatomy: Ana
             raw = of_kspace(path, arrays, spacing) if "kspace" in arrays else _sinogram(path, arrays, spacing)
         else:
             raw = _image(path, acquisition)
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
+    if raw.kinds and type(acquisition) not in raw.kinds:
+        wanted = " or ".join(kind.__name__ for kind in raw.kinds)
+        raise UserError(f"{path} is no measurement of {type(acquisition).__name__}, which would calibrate it.", f"Give --acquisition {wanted}.")
     if not raw.y.isfinite().all():
         raise UserError(f"{path} holds {int((~raw.y.isfinite()).sum())} numbers that are not finite.")
     ratios = np.linalg.norm(raw.affine[:3, :3], axis=0) / np.array(spacing)
@@ -104,16 +109,18 @@ def _sinogram(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
         raise UserError(f"{path}: sinogram {tuple(y.shape[2:])} was expected as [{len(arrays['angles'])} views, bins, {k} slices].")
     if float(y.mean()) < 0:
         raise UserError(f"{path}: line integrals of attenuation are not negative.", "Convert from HU, and take minus the logarithm of counts.")
-    affine = np.asarray(arrays.get("affine", np.diag([*spacing, 1.0])), dtype=np.float64)
+    affine = checked_affine(path, arrays, spacing)
+    check_upright(path, affine)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     angles, unit = torch.from_numpy(np.asarray(arrays["angles"], dtype=np.float64)), diagonal((i, j), (sizes[0], sizes[1]))
     across, width = of_diagonal((i, j, k), (sizes[0], sizes[1], sizes[2])), float(arrays["bin_width"]) / unit if "bin_width" in arrays else None
     if "source" not in arrays:
-        return Raw(ParallelCT((i, j, k), angles, across, y.shape[3], width), y, (i, j, k), affine)
+        return Raw(ParallelCT((i, j, k), angles, across, y.shape[3], width), y, (i, j, k), affine, unit=unit, kinds=(SparseCT,))
     if "detector" not in arrays:
         raise UserError(f"{path} names the source and not the detector.", "Give `detector`, millimetres from the source.")
+    outside(unit / 2, float(arrays["source"]), float(arrays["detector"]))
     source, detector = (float(arrays[name]) / unit for name in ("source", "detector"))
-    return Raw(FanCT((i, j, k), angles, source, detector, across, y.shape[3], width), y, (i, j, k), affine)
+    return Raw(FanCT((i, j, k), angles, source, detector, across, y.shape[3], width), y, (i, j, k), affine, unit=unit, kinds=(FanBeamCT,))
 
 
 def _image(path: Path, acquisition: Acquisition) -> Raw:
@@ -121,6 +128,8 @@ def _image(path: Path, acquisition: Acquisition) -> Raw:
     if isinstance(acquisition, AcceleratedMRI | RadialMRI | SparseCT):
         raise UserError(f"{path} is an image; {type(acquisition).__name__} measures none.", "Give the npz, or another --acquisition.")
     volume = read_volume(path, missing=isinstance(acquisition, MissingBlock))
+    if len(volume.data) > 1:
+        raise UserError(f"{path} has {len(volume.data)} channels; one was expected.", "Save each to a file of its own.")
     turn = nibabel.io_orientation(volume.affine)
     affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.shape)
     y = torch.from_numpy(np.ascontiguousarray(nibabel.apply_orientation(volume.data[0].numpy(), turn)))[None, None].float()
@@ -135,12 +144,15 @@ def _image(path: Path, acquisition: Acquisition) -> Raw:
         factors[acquisition.axis] = acquisition.distance
     if isinstance(acquisition, LargeVoxels):
         factors = np.array(acquisition.factors)
-    i, j, k = (round(n * f) for n, f in zip(y.shape[2:], factors, strict=True))
+    i, j, k = (math.ceil(n * f - 1e-6) for n, f in zip(y.shape[2:], factors, strict=True))
     fine = affine.copy()
     fine[:3, :3] = affine[:3, :3] / factors
     fine[:3, 3] = (affine @ np.array([*(-0.5 * (1 - 1 / factors)), 1.0]))[:3]
     sizes = np.linalg.norm(fine[:3, :3], axis=0)
-    return Raw(acquisition.operator((i, j, k), (sizes[0], sizes[1], sizes[2]), path.name), y, (i, j, k), fine)
+    operator = acquisition.operator((i, j, k), (sizes[0], sizes[1], sizes[2]), "file")
+    if (measured := operator(torch.zeros(1, 1, i, j, k)).shape) != y.shape:
+        raise UserError(f"{path} has {tuple(y.shape[2:])} voxels; {acquisition} would measure {tuple(measured[2:])} of {(i, j, k)}.")
+    return Raw(operator, y, (i, j, k), fine)
 
 
 def _scaled(raw: Raw, noise: float | None, usual: float, anatomy: Anatomy, path: Path) -> Found:
@@ -157,4 +169,4 @@ def _scaled(raw: Raw, noise: float | None, usual: float, anatomy: Anatomy, path:
             raise UserError(f"{path} does not look like a measurement of such images: its sign is opposite.", "Is 0 no signal in it?")
         relative = usual if noise is None else noise / scale
         x = anatomy.prior(raw.shape, relative)(operator, y / scale - one)
-    return Found(Measurement(operator, y / scale - one, relative, raw.measured), raw.shape, raw.affine, scale)
+    return Found(Measurement(operator, y / scale - one, relative, raw.measured), raw.shape, raw.affine, scale / raw.unit)

@@ -10,6 +10,18 @@ from medldm.optional import require
 GROUP = "dataset"
 #: Counters of an acquisition that say that it belongs to another image.
 OTHERS = ("contrast", "phase", "repetition", "set")
+#: What lines are flagged with that serve something else than the image.
+NO_IMAGE = (
+    "NOISE_MEASUREMENT",
+    "PARALLEL_CALIBRATION",
+    "NAVIGATION_DATA",
+    "PHASECORR_DATA",
+    "HPFEEDBACK_DATA",
+    "DUMMYSCAN_DATA",
+    "RTFEEDBACK_DATA",
+    "SURFACECOILCORRECTIONSCAN_DATA",
+)
+UNEVEN = 0.05  # of the distance of slices
 #: Patient coordinates of the format run to the left and back, ours to the right and front.
 TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -40,23 +52,44 @@ def read_ismrmrd(path: Path) -> dict[str, np.ndarray]:
     lines = [one for one in acquisitions if _of_image(ismrmrd, one)]
     if not lines:
         raise UserError(f"{path} holds no line of an image.")
+    if any(line.is_flag_set(ismrmrd.ACQ_IS_REVERSE) for line in lines):
+        raise UserError(f"{path} holds lines that were read out backwards.", "Give kspace as npz, after its phase correction.")
     for counter in OTHERS:
         if len(found := {getattr(line.idx, counter) for line in lines}) > 1:
             raise UserError(f"{path} holds {len(found)} images (their {counter} differs).", "Save each to a file of its own.")
-    kspace, mask = _sorted(path, lines, encoding)
-    return _in_view(kspace, mask, lines, encoding)
+    places = _in_order(path, lines)
+    kspace, mask = _sorted(path, lines, encoding, list(places))
+    return _in_view(kspace, mask, lines[0], encoding, np.stack(list(places.values())))
+
+
+def _in_order(path: Path, lines: list) -> dict[int, np.ndarray]:
+    """Counter of each slice -> its middle in millimetres, in the order in which they lie.
+
+    Raises:
+        UserError: they are not evenly spaced along one line.
+    """
+    places = {line.idx.slice: np.array(line.position[:], dtype=np.float64) for line in lines}
+    if len(places) == 1:
+        return places
+    normal = np.array(lines[0].slice_dir[:], dtype=np.float64)
+    if not normal.any():
+        normal = places[max(places)] - places[min(places)]
+    places = dict(sorted(places.items(), key=lambda item: float(item[1] @ normal)))
+    steps = np.diff(np.stack(list(places.values())), axis=0)
+    if np.linalg.norm(steps - steps.mean(0), axis=1).max() > UNEVEN * np.linalg.norm(steps.mean(0)):
+        raise UserError(f"{path}: its {len(places)} slices are not evenly spaced.", "Save each stack to a file of its own.")
+    return places
 
 
 def _of_image(ismrmrd, line) -> bool:
     """False for lines that serve something else than the image."""
-    names = ("IS_NOISE_MEASUREMENT", "IS_NAVIGATION_DATA", "IS_PHASECORR_DATA", "IS_HPFEEDBACK_DATA", "IS_DUMMYSCAN_DATA", "IS_RTFEEDBACK_DATA")
-    return not any(line.is_flag_set(getattr(ismrmrd, f"ACQ_{name}")) for name in names)
+    return line.encoding_space_ref == 0 and not any(line.is_flag_set(getattr(ismrmrd, f"ACQ_IS_{name}")) for name in NO_IMAGE)
 
 
-def _sorted(path: Path, lines: list, encoding) -> tuple[np.ndarray, np.ndarray]:
+def _sorted(path: Path, lines: list, encoding, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """K-space [coils x y z], of which z may count slices, and how often each point was measured [x y z]."""
     size = encoding.encodedSpace.matrixSize
-    slices = 1 + max(line.idx.slice for line in lines)
+    slices = len(order)
     if slices > 1 and size.z > 1:
         raise UserError(f"{path} holds {slices} slabs.", "Save each to a file of its own.")
     shape = (size.x, size.y, max(size.z, slices))
@@ -67,7 +100,7 @@ def _sorted(path: Path, lines: list, encoding) -> tuple[np.ndarray, np.ndarray]:
         first, last = line.discard_pre, line.number_of_samples - line.discard_post
         x = size.x // 2 - line.center_sample + first
         y = line.idx.kspace_encode_step_1 - middles[0] + size.y // 2
-        z = line.idx.slice if slices > 1 else line.idx.kspace_encode_step_2 - middles[1] + size.z // 2
+        z = order.index(line.idx.slice) if slices > 1 else line.idx.kspace_encode_step_2 - middles[1] + size.z // 2
         if not (0 <= x <= size.x - (last - first) and 0 <= y < shape[1] and 0 <= z < shape[2]):
             raise UserError(f"{path}: a line of {last - first} samples at {y}, {z} lies outside of its grid of {shape}.")
         kspace[:, x : x + last - first, y, z] += line.data[:, first:last]
@@ -80,7 +113,7 @@ def _sorted(path: Path, lines: list, encoding) -> tuple[np.ndarray, np.ndarray]:
     return kspace, times > 0
 
 
-def _in_view(kspace: np.ndarray, mask: np.ndarray, lines: list, encoding) -> dict[str, np.ndarray]:
+def _in_view(kspace: np.ndarray, mask: np.ndarray, line, encoding, places: np.ndarray) -> dict[str, np.ndarray]:
     """With the read-out cut to the field of view wherever lines are whole, and with its place in space."""
     wanted, full = encoding.reconSpace.matrixSize.x, kspace.shape[1]
     view = encoding.encodedSpace.fieldOfView_mm
@@ -91,23 +124,20 @@ def _in_view(kspace: np.ndarray, mask: np.ndarray, lines: list, encoding) -> dic
         image = image[:, first : first + wanted]
         kspace = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, axes=1), axis=1, norm="ortho"), axes=1).astype(np.complex64)
         mask = mask[first : first + wanted]
-    slices = kspace.shape[3] if encoding.encodedSpace.matrixSize.z == 1 else 1
-    spacing = np.array([view.x / full, view.y / kspace.shape[2], view.z if slices > 1 else view.z / kspace.shape[3]])
-    return {"kspace": kspace, "mask": mask, "affine": _affine(lines, spacing, kspace.shape[1:])}
+    spacing = np.array([view.x / full, view.y / kspace.shape[2], view.z / encoding.encodedSpace.matrixSize.z])
+    return {"kspace": kspace, "mask": mask, "affine": _affine(line, spacing, kspace.shape[1:], places)}
 
 
-def _affine(lines: list, spacing: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """From the directions and the middles that the lines name; slices are as far apart as these say."""
-    axes = np.stack([np.array(getattr(lines[0], name)[:], dtype=np.float64) for name in ("read_dir", "phase_dir", "slice_dir")], axis=1)
+def _affine(line, spacing: np.ndarray, shape: tuple[int, ...], places: np.ndarray) -> np.ndarray:
+    """From the directions of a line and the middles of slices [slices 3]; slices are as far apart as these say."""
+    axes = np.stack([np.array(getattr(line, name)[:], dtype=np.float64) for name in ("read_dir", "phase_dir", "slice_dir")], axis=1)
     axes = axes if abs(np.linalg.det(axes)) > 0.5 else np.eye(3)  # directions that nobody filled in
-    places = {line.idx.slice: np.array(line.position[:], dtype=np.float64) for line in lines}
+    middle = np.array([n // 2 for n in shape], dtype=np.float64)
     if len(places) > 1:
-        step = (places[max(places)] - places[min(places)]) / (max(places) - min(places))
-        if np.linalg.norm(step) > 0:
-            spacing = np.array([*spacing[:2], np.linalg.norm(step)])
-            axes[:, 2] = step / spacing[2]
+        step, middle[2] = (places[-1] - places[0]) / (len(places) - 1), (len(places) - 1) / 2
+        spacing = np.array([*spacing[:2], np.linalg.norm(step)])
+        axes[:, 2] = step / spacing[2]
     affine = np.eye(4)
     affine[:3, :3] = TO_RAS[:, None] * axes * spacing
-    middle = np.array([n // 2 for n in shape]) if len(places) == 1 else np.array([shape[0] // 2, shape[1] // 2, (shape[2] - 1) / 2])
-    affine[:3, 3] = TO_RAS * np.mean(list(places.values()), axis=0) - affine[:3, :3] @ middle
+    affine[:3, 3] = TO_RAS * places.mean(0) - affine[:3, :3] @ middle
     return affine

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
+from medldm.operators.acquisitions import AcceleratedMRI, Acquisition
 from medldm.operators.base import LinearOperator
 from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, smooth_phase
 from medldm.operators.noncartesian import NonCartesianMRI
+from medldm.operators.scanners import RadialMRI
 from medldm.types import Shape3
 
 RAYLEIGH_MEDIAN = 1.1774  # of |e|, e complex with standard deviation 1 of real and imaginary part
 OUTER = 0.85  # share of the highest frequency beyond which k-space is taken for noise
-LEAST_BLOCK = 4  # points along each axis that coil maps can be estimated from
+LEAST_BLOCK, MOST_BLOCK = 4, 24  # points along each axis that coil maps are estimated from
+NARROWEST = 4.0  # points on either side of frequency 0 that tell the phase
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Raw:
         affine: voxel to RAS+ millimetres [4 4].
         measured: frequencies that were measured [I J K], or None where that is no question of frequencies.
         noise: standard deviation of y's noise, where the file tells.
+        unit: by which the operator's lengths are larger than the file's.
+        kinds: acquisitions that measure like this; any where none is named.
     """
 
     operator: LinearOperator
@@ -39,6 +44,8 @@ class Raw:
     affine: np.ndarray
     measured: Tensor | None = None
     noise: float | None = None
+    unit: float = 1.0
+    kinds: tuple[type[Acquisition], ...] = ()
 
 
 def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float, float, float]) -> Raw:
@@ -59,11 +66,12 @@ def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
         raise UserError(f"{path} holds {int((~k.isfinite()).sum())} numbers that are not finite.")
     if not k.abs().any():
         raise UserError(f"{path}: k-space holds nothing but zeros.")
-    affine = np.asarray(arrays.get("affine", np.diag([*spacing, 1.0])), dtype=np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path}: affine {affine.shape} is no map from voxels to millimetres [4 4].")
+    affine = checked_affine(path, arrays, spacing)
     maps = torch.from_numpy(np.asarray(arrays["coils"])).to(torch.complex64) if "coils" in arrays else None
+    if maps is not None and maps.ndim != 4:
+        raise UserError(f"{path}: coils is {tuple(maps.shape)}; [coils I J K] was expected.")
     if "trajectory" in arrays:
+        check_upright(path, affine)
         return _samples(path, arrays, k.to(torch.complex64), maps, affine)
     k = (k[None] if k.ndim == 3 else k).to(torch.complex64)
     if k.ndim != 4:
@@ -79,8 +87,8 @@ def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
     coils = CartesianMRI(mask, maps)
     _check_normalised(path, coils.coils)
     i, j, n = mask.shape
-    phase = smooth_phase(k[None], coils, min(size for size in (i, j, n) if size > 1) / 8)
-    return Raw(coils @ Phase(phase), k[None], (i, j, n), affine, mask, kspace_noise(k, mask))
+    phase = smooth_phase(k[None], coils, [max(size / 8, NARROWEST) for size in (i, j, n)])
+    return Raw(coils @ Phase(phase), k[None], (i, j, n), affine, mask, kspace_noise(k, mask), kinds=(AcceleratedMRI,))
 
 
 def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tensor | None, affine: np.ndarray) -> Raw:
@@ -100,7 +108,30 @@ def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tens
     window = (0.5 + 0.5 * torch.cos(torch.pi * (8 * radius).clamp(max=1))).to(k)  # as wide as that of `smooth_phase`
     phase = operator.adjoint((k * window)[None])[0, 0].angle()
     outer = k[:, radius > OUTER / 2]
-    return Raw(operator @ Phase(phase), k[None], (i, j, n), affine, None, _spread(outer if outer.numel() else k))
+    noise = _spread(outer if outer.numel() else k)
+    return Raw(operator @ Phase(phase), k[None], (i, j, n), affine, None, noise, kinds=(RadialMRI,))
+
+
+def checked_affine(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float, float, float]) -> np.ndarray:
+    """The affine of a file, or one of voxels of a size.
+
+    Raises:
+        UserError: it is none.
+    """
+    affine = np.asarray(arrays.get("affine", np.diag([*spacing, 1.0])), dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(f"{path}: affine {affine.shape} is no map from voxels to millimetres [4 4].")
+    return affine
+
+
+def check_upright(path: Path, affine: np.ndarray) -> None:
+    """Refuse what would have to be turned and cannot be.
+
+    Raises:
+        UserError: I, J, K run elsewhere than to the right, the front and up.
+    """
+    if (codes := "".join(nibabel.aff2axcodes(affine))) != "RAS":
+        raise UserError(f"{path}: its axes run to {codes}; the models know RAS.", "Reverse or exchange axes of angles, trajectory and image.")
 
 
 def _check_normalised(path: Path, coils: Tensor) -> None:
@@ -140,8 +171,9 @@ def calibration(mask: Tensor) -> tuple[int, int, int]:
             if not growing[axis]:
                 continue
             tried = [size + (number == axis) for number, size in enumerate(sizes)]
+            most = max(LEAST_BLOCK, min(MOST_BLOCK, mask.shape[axis] // 2))  # maps are smooth, and what is beyond is mostly noise
             block = tuple(slice(n // 2 - size // 2, n // 2 - size // 2 + size) for n, size in zip(mask.shape, tried, strict=True))
-            growing[axis] = tried[axis] <= mask.shape[axis] and bool(mask[block].all())
+            growing[axis] = tried[axis] <= min(most, mask.shape[axis]) and bool(mask[block].all())
             sizes = tried if growing[axis] else sizes
     if any(size < min(LEAST_BLOCK, n) for size, n in zip(sizes, mask.shape, strict=True)):
         raise UserError(f"Only {sizes} points at the centre of k-space are measured wholly, too few for coil maps.", "Give `coils` in the file.")

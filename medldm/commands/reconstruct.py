@@ -13,7 +13,7 @@ from torch import Tensor
 from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
 from medldm.commands.within import device
-from medldm.diffusion.calibrated import FILES, Reconstruction
+from medldm.diffusion.calibrated import FILES, Reconstruction, without_paths
 from medldm.diffusion.model import LatentDiffusion
 from medldm.diffusion.reconstruction import Measurement
 from medldm.diffusion.restoration import Restoration
@@ -21,11 +21,14 @@ from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.operators.acquisitions import Acquisition
+from medldm.operators.anatomy import Anatomy
 from medldm.randomness import keyed
 from medldm.report.inverse import Result, case_scores, write_page
 from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
+
+UNLIKE = 1.5  # ratio of noise beyond which a calibration is another
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,12 @@ def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed
 
 def _read(paths: list[Path], acquisition: Acquisition, noise: float | None, restoration: Restoration) -> Iterator[Asked]:
     """Measurements of files, numbered: a file's name may be a patient's."""
+    anatomy = Anatomy(restoration.mean.cpu(), restoration.spectrum.cpu())
     for number, path in enumerate(paths, 1):
-        found, name = read(path, acquisition, noise, restoration.anatomy, restoration.spacing), f"m{number:03d}"
+        found, name = read(path, acquisition, noise, anatomy, restoration.spacing), f"m{number:03d}"
         print(f"{name}: scale {found.scale:.4g}, noise {found.of.noise:.3g} of images in [-1, 1]")
+        if not 1 / UNLIKE < found.of.noise / acquisition.noise < UNLIKE:
+            print(f"note: the acquisition that calibrates has noise {acquisition.noise:.3g}; set acquisition.noise to what was measured")
         of = replace(found.of, operator=found.of.operator.to(device()), y=found.of.y.to(device()))
         yield Asked(name, name, of, found.affine, None, found.scale)
 
@@ -219,7 +225,7 @@ def _written(root: Path, results: list[Result], acquisition: Acquisition, names:
     write_csv(root / "reconstruction.csv", [results[0].row, *(result.row.values() for result in results)])
     turns = [(result.name, turn, round(ratio, 5)) for result in results for turn, ratio in enumerate(result.trace, 1)]
     write_csv(root / "trace.csv", [("case", "turn", "residual_over_noise"), *turns])
-    write_page(root / "report.html", results, scores, acquisition, names)
+    write_page(root / "report.html", results, scores, without_paths(acquisition), names)
     return scores
 
 

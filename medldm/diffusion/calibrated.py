@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -19,8 +19,9 @@ from medldm.diffusion.posteriors.uncertainty import ErrorModel, error_network
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import FACTORS, Restoration, Restored, diverged
 from medldm.errors import UserError
-from medldm.files import atomic, read_json, write_json
-from medldm.operators.acquisitions import Acquisition
+from medldm.files import atomic, read_json, sha256, write_json
+from medldm.operators.acquisitions import AcceleratedMRI, Acquisition
+from medldm.operators.scanners import RadialMRI
 from medldm.operators.tuning import TUNING, candidates, tune
 from medldm.run import build, describe, differences
 
@@ -80,7 +81,7 @@ class Reconstruction:
         restored, calibration = self.solver.restored, self.calibration
         errors, latent = calibration.errors, self.solver.latent
         content = {
-            "acquisition": describe(acquisition),
+            "acquisition": describe(without_paths(acquisition)),
             "classical": describe(self.solver.classical),
             "restored": {"noise": restored.noise, "level": restored.level, "penalty": restored.penalty, "turns": restored.turns},
             "names": list(calibration.names),
@@ -109,8 +110,9 @@ class Reconstruction:
         if not all((root / name).is_file() for name in FILES):
             raise UserError(f"{root} holds no calibration.", "Give the output of `reconstruct`.")
         content, tensors = read_json(root / FILES[0]), load_file(root / FILES[1])
-        if content["acquisition"] != describe(acquisition):
-            told = ", ".join(differences(content["acquisition"]["init_args"], describe(acquisition)["init_args"])) or "another kind"
+        asked = describe(without_paths(acquisition))
+        if content["acquisition"] != asked:
+            told = ", ".join(differences(content["acquisition"]["init_args"], asked["init_args"])) or "another kind"
             raise UserError(f"{root} was calibrated for other measurements ({told}).", "Leave --calibration away.")
         if ("unsaid" in tensors) != (model is not None):
             raise UserError(f"{root} was calibrated {'with' if model is None else 'without'} latents.", "Give the same --run, or none, as there.")
@@ -171,6 +173,13 @@ class Reconstruction:
         converged = ratio < (EXPLAINED if of.noise > 0 else MET) and not diverged(trace)
         strange = strangeness(self.solver.restored.restoration, image) > torch.tensor(self.usual)
         return Solved(image, std, estimates, ratio, trace, converged, bool(strange.any()))
+
+
+def without_paths(acquisition: Acquisition) -> Acquisition:
+    """With the sha256 of a file of coil maps in place of its path, which may be a patient's name."""
+    if not isinstance(acquisition, AcceleratedMRI | RadialMRI) or not acquisition.maps:
+        return acquisition
+    return replace(acquisition, maps=sha256(Path(acquisition.maps)))
 
 
 def strangeness(restoration: Restoration, image: Tensor) -> Tensor:

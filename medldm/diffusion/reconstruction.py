@@ -1,7 +1,7 @@
 """From measurements to an image: several estimates, fused as was best on patients set aside, and how far the result may be off."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Reconstructor:
         with torch.inference_mode():
             found = {"classical": self.classical(case.operator, case.y)}
             linear = self.restored.restoration.anatomy.prior(found["classical"].shape[2:], case.noise)
-            restored, residuals = self.restored.traced(case.operator, case.y)
+            restored, residuals = replace(self.restored, noise=case.noise).traced(case.operator, case.y)
             found |= {"linear": linear(case.operator, case.y), "restored": restored}
         if trace is not None:
             trace.extend(residuals)

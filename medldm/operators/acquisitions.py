@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from medldm.types import Shape3
 
 MOST_SHARE = 0.9
 HALF_TURN = 180.0
+UNSEEN = 1e-6  # of the largest sensitivity
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class SparseCT(Acquisition):
     @property
     def angles(self) -> Tensor:
         """Of the views, in radians."""
-        return torch.arange(self.views, dtype=torch.float64) * math.radians(self.degrees) / self.views
+        return even_angles(self.views, self.degrees)
 
     @property
     def filtered(self) -> bool:
@@ -127,7 +129,7 @@ class SparseCT(Acquisition):
 
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`; line integrals are in units of the diagonal of a slice, so that noise means the same for every size."""
-        return ParallelCT(shape, self.angles, of_diagonal(shape, spacing))
+        return _parallel(tuple(shape), self.views, self.degrees, of_diagonal(shape, spacing))
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,17 @@ class Noisy(Acquisition):
         return Identity()
 
 
+def even_angles(views: int, degrees: float) -> Tensor:
+    """Angles of views that are spread evenly over an arc, in radians [views]."""
+    return torch.arange(views, dtype=torch.float64) * math.radians(degrees) / views
+
+
+@lru_cache(maxsize=4)
+def _parallel(shape: Shape3, views: int, degrees: float, spacing: tuple[float, float]) -> ParallelCT:
+    """One matrix for all images of a size: it is the largest thing there is."""
+    return ParallelCT(shape, even_angles(views, degrees), spacing)
+
+
 def of_diagonal(shape: Shape3, spacing: tuple[float, float, float]) -> tuple[float, float]:
     """Spacing along I and J in units of the diagonal of a slice."""
     diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
@@ -238,9 +251,9 @@ def sensitivities(shape: Shape3, coils: int, path: str = "") -> Tensor | None:
     parts = torch.view_as_real(held.to(torch.complex64)).movedim(-1, 0)
     maps = torch.complex(*F.interpolate(parts, size=tuple(shape), mode="trilinear", align_corners=True))
     power = maps.abs().square().sum(0).sqrt()
-    if not float(power.min()) > 0:
-        raise UserError(f"{path}: no coil sees some of the voxels.", "Fill the maps, such as with those of the nearest voxels.")
-    return maps / power
+    if not power.any():
+        raise UserError(f"{path}: no coil sees any voxel.")
+    return torch.where(power > UNSEEN * power.max(), maps / power.clamp(min=1e-30), 0)
 
 
 def ring_of_coils(shape: Shape3, coils: int) -> Tensor:

@@ -97,15 +97,15 @@ class Phase(LinearOperator):
         return (like(self.turn, y).conj() * y).real
 
 
-def smooth_phase(y: Tensor, operator: CartesianMRI, width: float = 8.0) -> Tensor:
+def smooth_phase(y: Tensor, operator: CartesianMRI, widths: Sequence[float] = (8.0, 8.0, 8.0)) -> Tensor:
     """The phase of an image [I J K], from the middle of k-space under a Hann window.
 
     Args:
         y: measurements [1 coils I J K].
         operator: of which they are.
-        width: of the window, in points along each axis, on either side of frequency 0.
+        widths: of the window along I, J, K, in points on either side of frequency 0; an axis that has no more is taken whole.
     """
-    return operator.adjoint(y * _window(y.shape[2:], [width] * 3).to(y.device))[0, 0].angle()
+    return operator.adjoint(y * _window(y.shape[2:], widths).to(y.device))[0, 0].angle()
 
 
 def coil_maps(y: Tensor, calibration: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ from medldm.operators.opaque import Opaque
 from medldm.optional import require
 from medldm.types import Shape3
 
+LEAST = 3  # voxels along an axis
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2  # radians between successive spokes (Winkelmann et al. 2007)
 
 
@@ -36,7 +37,9 @@ class NonCartesianMRI(Opaque):
             raise UserError(f"The trajectory {tuple(trajectory.shape)} {trajectory.dtype} was expected as real numbers [3 samples].")
         if not trajectory.isfinite().all() or float(trajectory.abs().max()) > 0.5:
             raise UserError(f"The trajectory reaches {float(trajectory.abs().max()):g} cycles per voxel; at most 0.5 was expected.")
-        self.shape = tuple(shape)
+        self.shape, self.axes = tuple(shape), [axis for axis, n in enumerate(shape) if n > 1]
+        if any(shape[axis] < LEAST for axis in self.axes):
+            raise UserError(f"Interpolation needs at least {LEAST} voxels along each axis, or one; {tuple(shape)} were given.")
         self.register_buffer("trajectory", trajectory.double())
         self.register_buffer("coils", checked_coils(self.shape, coils))
         self.steps: dict[torch.dtype, tuple[nn.Module, nn.Module]] = {}
@@ -44,26 +47,31 @@ class NonCartesianMRI(Opaque):
     def there(self, x: Tensor) -> Tensor:
         """See `Opaque`."""
         transform, _ = self._transforms(x)
-        return transform(like(self.coils, x) * x, self._turns(x), norm="ortho") * self._unit
+        return transform(self._flat(like(self.coils, x) * x), self._turns(x), norm="ortho") * self._unit
 
     def back(self, y: Tensor) -> Tensor:
         """See `Opaque`."""
         _, transform = self._transforms(y)
-        return (like(self.coils, y).conj() * transform(y, self._turns(y), norm="ortho")).sum(1, keepdim=True) * self._unit
+        found = transform(y, self._turns(y), norm="ortho").reshape(*y.shape[:2], *self.shape)
+        return (like(self.coils, y).conj() * found).sum(1, keepdim=True) * self._unit
 
     @property
     def _unit(self) -> float:
         """torchkbnufft divides by the root of the padded grid's points."""
-        return 2 ** (len(self.shape) / 2)
+        return 2 ** (len(self.axes) / 2)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """Without axes of one voxel, whose frequency says nothing."""
+        return x.reshape(*x.shape[:2], *(self.shape[axis] for axis in self.axes))
 
     def _turns(self, x: Tensor) -> Tensor:
-        return (2 * math.pi * self.trajectory).to(x.real.dtype)
+        return (2 * math.pi * self.trajectory[self.axes]).to(x.real.dtype)
 
     def _transforms(self, x: Tensor) -> tuple[nn.Module, nn.Module]:
         """The transform and its adjoint in the precision of x, on its device."""
         if x.dtype not in self.steps:
             kinds = (self.package.KbNufft, self.package.KbNufftAdjoint)
-            self.steps[x.dtype] = tuple(kind(self.shape, dtype=x.real.dtype) for kind in kinds)
+            self.steps[x.dtype] = tuple(kind(tuple(self.shape[axis] for axis in self.axes), dtype=x.real.dtype) for kind in kinds)
         return tuple(step.to(x.device) for step in self.steps[x.dtype])
 
 

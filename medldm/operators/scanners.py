@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.acquisitions import Acquisition, SparseCT, of_diagonal, sensitivities
+from medldm.operators.acquisitions import Acquisition, SparseCT, even_angles, of_diagonal, sensitivities
 from medldm.operators.base import LinearOperator
 from medldm.operators.cone import ConeCT
 from medldm.operators.ct import FanCT
@@ -59,7 +60,12 @@ class FanBeamCT(SparseCT):
 
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`."""
-        return FanCT(shape, self.angles, self.source, self.detector, of_diagonal(shape, spacing))
+        return _fan(tuple(shape), self.views, self.degrees, self.source, self.detector, of_diagonal(shape, spacing))
+
+
+@lru_cache(maxsize=4)
+def _fan(shape: Shape3, views: int, degrees: float, source: float, detector: float, spacing: tuple[float, float]) -> FanCT:
+    return FanCT(shape, even_angles(views, degrees), source, detector, spacing)
 
 
 @dataclass(frozen=True)

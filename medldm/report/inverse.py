@@ -97,7 +97,7 @@ def write_page(path: Path, results: Sequence[Result], scores: Sequence[Score], a
     rows = [[Picture(volume[0].numpy(), None, result.spacing) for volume in _columns(result)] for result in shown]
     titles = (["truth"] if shown[0].truth is not None else []) + ["classical", "result"]
     figures: list = [Figure("Reconstructions", mosaic(rows, [result.name for result in shown]), f"From left to right: {', '.join(titles)}.")]
-    spread = max(float(result.std.quantile(0.99)) for result in shown)
+    spread = max(float(np.quantile(result.std.numpy(), 0.99)) for result in shown)
     maps = [[Picture(volume[0].numpy(), None, result.spacing) for volume in _errors(result)] for result in shown]
     said = "absolute error and " if shown[0].truth is not None else ""
     caption = f"From left to right: {said}standard deviation; white is {2 * spread:.2f} of images in [-1, 1]."

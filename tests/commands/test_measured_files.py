@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from medldm.commands.measured_files import files, read
-from medldm.commands.measured_kspace import calibration, kspace_noise, upright
+from medldm.commands.measured_kspace import calibration, kspace_noise, of_kspace, upright
 from medldm.errors import UserError
-from medldm.operators.acquisitions import AcceleratedMRI, LargeVoxels, MissingBlock, Noisy, SparseCT, ring_of_coils
+from medldm.operators.acquisitions import AcceleratedMRI, LargeVoxels, MissingBlock, Noisy, SparseCT, ThickSlices, ring_of_coils
 from medldm.operators.anatomy import Anatomy
 from medldm.operators.ct import FanCT
 from medldm.operators.masks import VariableDensity
-from medldm.operators.mri import CartesianMRI, kspace
+from medldm.operators.mri import CartesianMRI, coil_maps, kspace
 from medldm.operators.noncartesian import NonCartesianMRI, stack_of_stars
-from medldm.operators.scanners import FanBeamCT, RadialMRI
+from medldm.operators.scanners import FanBeamCT, LowDoseCT, RadialMRI
 from medldm.randomness import keyed
 from medldm.volume import Volume, write_volume
 
@@ -90,7 +90,9 @@ def test_a_fan_of_a_file_has_lengths_in_millimetres(tmp_path):
     arrays = {"sinogram": y, "angles": angles.numpy(), "shape": np.array(SHAPE), "source": 200.0, "detector": 300.0, "bin_width": 2.5}
     one = found(saved(tmp_path / "fan.npz", **arrays), FanBeamCT())
     residual = one.of.operator(body()[None]) - one.of.y
-    assert float(residual.norm() / one.of.y.norm()) < 0.1, "the scale is that of the diagonal and of the intensities"
+    assert float(residual.norm() / one.of.y.norm()) < 0.1 and one.scale == pytest.approx(SCALE, rel=0.1), "in the unit of the file"
+    with pytest.raises(UserError, match="source=10"):
+        found(saved(tmp_path / "near.npz", **arrays | {"source": 10.0}), FanBeamCT())
     with pytest.raises(UserError, match="not the detector"):
         found(saved(tmp_path / "wrong.npz", **arrays | {"detector": None}), FanBeamCT())
 
@@ -126,6 +128,7 @@ def test_numbers_that_cannot_be_are_refused(tmp_path):
         ({"kspace": 0 * k}, "nothing but zeros"),
         ({"kspace": k.real}, "complex numbers"),
         ({"kspace": k[0, 0]}, "complex"),
+        ({"coils": k[0]}, "coils is"),
         ({"affine": np.zeros((4, 4))}, "affine"),
         ({"affine": np.diag([2.0, 1.5, 3.0, 1.0])}, "voxels of 2 x 1.5 x 3 mm"),
     ):
@@ -136,6 +139,60 @@ def test_numbers_that_cannot_be_are_refused(tmp_path):
             found(saved(tmp_path / "k.npz", kspace=k), MRI, noise)
 
 
+def test_a_file_is_measured_as_what_calibrates_it(tmp_path):
+    """Weights and errors of another kind of measurement would be wrong without a word."""
+    k = saved(tmp_path / "k.npz", kspace=(kspace(body() + 1) * SCALE).numpy())
+    y = CT.operator(SHAPE, SPACING)((body()[None] + 1) * SCALE)[0, 0].numpy()
+    views = {"sinogram": y, "angles": CT.angles.numpy(), "shape": np.array(SHAPE)}
+    ct = saved(tmp_path / "ct.npz", **views)
+    for path, acquisition, wanted in (
+        (k, RadialMRI(), "AcceleratedMRI"),
+        (k, CT, "AcceleratedMRI"),
+        (ct, MRI, "SparseCT"),
+        (ct, LowDoseCT(), "SparseCT"),
+    ):
+        with pytest.raises(UserError, match=f"Give --acquisition {wanted}"):
+            found(path, acquisition)
+    assert found(ct, CT).of.y.shape[2] == CT.views
+    with pytest.raises(UserError, match="LAS"):
+        found(saved(tmp_path / "las.npz", **views, affine=AFFINE @ np.diag([-1, 1, 1, 1.0])), CT)
+
+
+def test_a_phase_within_few_slices_is_found(tmp_path):
+    shape = (32, 32, 8)
+    image, (i, j, _) = torch.rand(1, *shape, generator=keyed("x")) + 1, PLACES
+    i, j = (torch.linspace(-1, 1, 32).reshape(-1, 1, 1), torch.linspace(-1, 1, 32).reshape(1, -1, 1))
+    k = kspace(image * torch.polar(torch.ones(()), 1.5 * i - j))
+    raw = of_kspace(tmp_path, {"kspace": k.numpy()}, SPACING)
+    middle = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+    assert float((raw.operator.adjoint(raw.y) - image)[middle].norm() / image[None][middle].norm()) < 0.05
+
+
+def test_maps_do_not_hold_the_noise_of_outer_kspace():
+    shape, noise = (24, 24, 16), 0.1
+    maps = ring_of_coils(shape, 6)
+    i, j, k = (torch.linspace(-1, 1, n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(shape))
+    image = torch.exp(-2 * (i**2 + j**2 + k**2)) + 0.5
+    y = kspace(maps * image)[None] + noise * torch.randn(1, 6, *shape, generator=keyed("n"), dtype=torch.complex64) * 2**0.5
+    mask = torch.ones(shape, dtype=torch.bool)
+    found_maps, true_maps = (CartesianMRI(mask, m).adjoint(y).abs() for m in (coil_maps(y, calibration(mask)), maps))
+    assert float((found_maps - image).square().mean().sqrt()) < 1.15 * float((true_maps - image).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("acquisition", "shape"), [(ThickSlices(distance=2.5), (16, 20, 5)), (LargeVoxels(factors=(1.5, 1.0, 1.0)), (7, 20, 12))])
+def test_slices_at_odd_distances_get_a_grid(acquisition, shape, tmp_path):
+    factors = np.array([1, 1, 2.5]) if isinstance(acquisition, ThickSlices) else np.array(acquisition.factors)
+    write_volume(tmp_path / "image.nii.gz", Volume(torch.ones(1, *shape), AFFINE @ np.diag([*factors, 1])))
+    one = found(tmp_path / "image.nii.gz", acquisition)
+    assert tuple(one.of.operator(torch.zeros(1, 1, *one.shape)).shape[2:]) == shape
+    with pytest.raises(UserError, match="would measure"):
+        found(tmp_path / "image.nii.gz", ThickSlices(distance=2.5, thickness=9.0) if isinstance(acquisition, ThickSlices) else wrong_size())
+
+
+def wrong_size():
+    return ThickSlices(axis=0, distance=1.5, thickness=6.0)
+
+
 def test_a_mask_that_measures_everything_is_a_measurement(tmp_path):
     one = found(saved(tmp_path / "k.npz", kspace=(kspace(body() + 1) * SCALE).numpy(), mask=np.ones(SHAPE, bool)))
     assert one.of.measured.all() and one.scale == pytest.approx(SCALE, rel=0.05)
@@ -144,7 +201,7 @@ def test_a_mask_that_measures_everything_is_a_measurement(tmp_path):
 def test_the_calibration_block_is_found_and_noise_measured():
     mask = torch.zeros(12, 16, 10, dtype=torch.bool)
     mask[:, 8 - 3 : 8 + 3, 5 - 2 : 5 + 2] = True
-    assert calibration(mask) == (12, 6, 4)
+    assert calibration(mask) == (6, 6, 4), "half of an axis at most: what is beyond is noise"
     with pytest.raises(UserError, match="too few"):
         calibration(torch.rand(12, 16, 10, generator=keyed("m")) > 0.5)
     noise = 3.0 * torch.randn(2, 32, 32, 32, generator=keyed("n"), dtype=torch.complex64) * 2**0.5

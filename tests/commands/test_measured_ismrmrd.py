@@ -69,8 +69,10 @@ def every_line(**fields):
 def test_lines_of_a_volume_become_kspace_of_its_field_of_view(tmp_path):
     turned = {"read_dir": (0, 1, 0), "phase_dir": (1, 0, 0), "slice_dir": (0, 0, -1), "position": (3, 4, 5)}
     lines, places = every_line(**turned)
-    noise = (GENERATOR.standard_normal((COILS, 2 * X)), {}, {"flags": 1 << (ismrmrd.ACQ_IS_NOISE_MEASUREMENT - 1)})
-    arrays = read_ismrmrd(written(tmp_path / "scan.h5", [noise, *lines, lines[0]], header()))
+    flags = (ismrmrd.ACQ_IS_NOISE_MEASUREMENT, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION, ismrmrd.ACQ_IS_NAVIGATION_DATA)
+    others = [(GENERATOR.standard_normal((COILS, 2 * X)), {}, {"flags": 1 << (flag - 1)}) for flag in flags]
+    others.append((GENERATOR.standard_normal((COILS, 2 * X)), {}, {"encoding_space_ref": 1}))
+    arrays = read_ismrmrd(written(tmp_path / "scan.h5", [*others, *lines, lines[0]], header()))
     mask = np.zeros((Y, Z), bool)
     mask[tuple(np.array(places).T)] = True
     assert arrays["kspace"].shape == (COILS, X, Y, Z) and (arrays["mask"] == mask).all()
@@ -91,11 +93,19 @@ def test_slices_become_a_volume(tmp_path):
         for z in range(Z)
         for y in range(0, Y, 2)
     ]
+    kept = [(data, index, dict(fields)) for data, index, fields in lines]
     arrays = read_ismrmrd(written(tmp_path / "slices.h5", lines, header(z=1, view=(24.0, 15.0, 2.0))))
     mask = np.zeros((Y, 1), bool)
     mask[::2] = True
     assert np.allclose(arrays["kspace"], transform(IMAGE, (1, 2, 3)) * mask, atol=1e-4)
     assert np.allclose(np.linalg.norm(arrays["affine"][:3, :3], axis=0), [2, 1.5, 3]), "slices lie 3 mm apart, whatever their thickness"
+    order = [0, 3, 6, 1, 4, 7, 2, 5]  # as they were measured
+    shuffled = [(data, index | {"slice": order.index(index["slice"])}, dict(fields)) for data, index, fields in kept]
+    again = read_ismrmrd(written(tmp_path / "shuffled.h5", shuffled, header(z=1, view=(24.0, 15.0, 2.0))))
+    assert np.allclose(again["kspace"], arrays["kspace"]) and np.allclose(again["affine"], arrays["affine"])
+    gap = [(data, index, fields | {"position": (0, 0, 3.0 * index["slice"] + 9 * (index["slice"] > 3))}) for data, index, fields in kept]
+    with pytest.raises(UserError, match="evenly"):
+        read_ismrmrd(written(tmp_path / "gap.h5", gap, header(z=1)))
     with pytest.raises(UserError, match="other lines"):
         read_ismrmrd(written(tmp_path / "uneven.h5", lines[1:], header(z=1)))
 
@@ -116,6 +126,7 @@ def test_what_is_no_single_cartesian_image_is_refused(tmp_path):
         ("spiral", lines, header("spiral"), "spiral"),
         ("twice", [*lines, *again], header(), "repetition"),
         ("outside", outside, header(), "outside"),
+        ("reversed", [(lines[0][0], lines[0][1], {"flags": 1 << (ismrmrd.ACQ_IS_REVERSE - 1)})], header(), "backwards"),
     ):
         with pytest.raises(UserError, match=message):
             read_ismrmrd(written(tmp_path / f"{name}.h5", content, head))

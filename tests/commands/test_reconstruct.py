@@ -17,6 +17,7 @@ from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
 from medldm.files import read_json, write_json
 from medldm.operators.acquisitions import AcceleratedMRI, MissingBlock, SparseCT, ThickSlices
+from medldm.operators.ct import diagonal
 from medldm.operators.masks import VariableDensity
 from medldm.operators.mri import kspace
 from medldm.randomness import keyed
@@ -167,7 +168,8 @@ def test_a_sinogram_of_a_file(restorer, held_out, tmp_path):
     angles = (np.arange(30) * np.pi / 30).astype(np.float64)
     np.savez(tmp_path / "ct.npz", sinogram=y, angles=angles, shape=np.array(held_out.shape))
     found = read(tmp_path / "ct.npz", acquisition, None, anatomy(restorer), held_out.spacing)
-    assert found.scale == pytest.approx(SCALE, rel=0.1)
+    across = diagonal(held_out.shape, held_out.spacing)
+    assert found.scale == pytest.approx(SCALE / across, rel=0.1), "integrals are over millimetres, so images are per millimetre"
     for wrong, message in ((-y, "not negative"), (y[:, :, :3], "was expected")):
         np.savez(tmp_path / "wrong.npz", sinogram=wrong, angles=angles, shape=np.array(held_out.shape))
         with pytest.raises(UserError, match=message):

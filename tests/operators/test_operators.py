@@ -287,6 +287,13 @@ def test_a_cartesian_trajectory_is_cartesian():
     operator, x = NonCartesianMRI(SHAPE, torch.stack([p.flatten() for p in points]), COILS), images("coils", 2)
     wanted = CartesianMRI(torch.ones(SHAPE, dtype=torch.bool), COILS)(x).flatten(2)
     assert float((operator(x) - wanted).abs().max() / wanted.abs().max()) < 1e-4
+    flat = (9, 12, 1)
+    plane = NonCartesianMRI(flat, torch.stack([p[:, :, 3].flatten() for p in points]), COILS[..., :1])
+    wanted = CartesianMRI(torch.ones(flat, dtype=torch.bool), COILS[..., :1])(x[..., :1]).flatten(2)
+    assert float((plane(x[..., :1]) - wanted).abs().max() / wanted.abs().max()) < 1e-4, "a single slice has two axes"
+    assert dot_error(plane, x[..., :1], torch.randn(wanted.shape, dtype=torch.complex128, generator=keyed("y"))) < 1e-10
+    with pytest.raises(UserError, match="at least 3"):
+        NonCartesianMRI((9, 12, 2), torch.zeros(3, 4))
     for wrong, message in ((torch.full((3, 4), 0.6), "0.6"), (torch.zeros(4, 3), "3 samples"), (torch.full((3, 4), torch.nan), "nan")):
         with pytest.raises(UserError, match=message):
             NonCartesianMRI(SHAPE, wrong)
