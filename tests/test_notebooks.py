@@ -15,6 +15,7 @@ def test_it_runs_and_draws(path, tmp_path, monkeypatch):
     for name in ("COHORT", "RESTORER", "KSPACE"):
         monkeypatch.delenv(f"MEDLDM_{name}", raising=False)
     monkeypatch.setenv("MEDLDM_STEPS", "4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other beside other tests take many times as long
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
