@@ -1,5 +1,6 @@
 """Raw MRI data in the format of ISMRM (Inati et al. 2017), sorted into Cartesian k-space."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def _sorted(path: Path, lines: list, encoding, order: list[int]) -> tuple[np.nda
     if slices > 1:
         if (times.astype(bool) != times[:, :, :1].astype(bool)).any():
             raise UserError(f"{path}: other lines were measured of some slices than of others.", "Save each slice to a file of its own.")
-        kspace = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(kspace, axes=3), axis=3, norm="ortho"), axes=3).astype(np.complex64)
+        kspace = _centred(np.fft.fft, kspace, 3)
     return kspace, times > 0
 
 
@@ -119,13 +120,17 @@ def _in_view(kspace: np.ndarray, mask: np.ndarray, line, encoding, places: np.nd
     view = encoding.encodedSpace.fieldOfView_mm
     whole = bool((mask.all(0) | ~mask.any(0)).all())
     if whole and wanted < full:
-        image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(kspace, axes=1), axis=1, norm="ortho"), axes=1)
         first = full // 2 - wanted // 2
-        image = image[:, first : first + wanted]
-        kspace = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, axes=1), axis=1, norm="ortho"), axes=1).astype(np.complex64)
+        kspace = _centred(np.fft.fft, _centred(np.fft.ifft, kspace, 1)[:, first : first + wanted], 1)
         mask = mask[first : first + wanted]
     spacing = np.array([view.x / full, view.y / kspace.shape[2], view.z / encoding.encodedSpace.matrixSize.z])
     return {"kspace": kspace, "mask": mask, "affine": _affine(line, spacing, kspace.shape[1:], places)}
+
+
+def _centred(transform: Callable, a: np.ndarray, axis: int) -> np.ndarray:
+    """A transform along one axis, orthonormal, with frequency 0 and the origin of space at n // 2."""
+    moved = transform(np.fft.ifftshift(a, axes=axis), axis=axis, norm="ortho")
+    return np.fft.fftshift(moved, axes=axis).astype(np.complex64)
 
 
 def _affine(line, spacing: np.ndarray, shape: tuple[int, ...], places: np.ndarray) -> np.ndarray:

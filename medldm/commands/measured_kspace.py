@@ -12,7 +12,7 @@ from torch import Tensor
 from medldm.errors import UserError
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition
 from medldm.operators.base import LinearOperator
-from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, smooth_phase
+from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, normalised, smooth_phase
 from medldm.operators.noncartesian import NonCartesianMRI
 from medldm.operators.scanners import RadialMRI
 from medldm.types import Shape3
@@ -135,8 +135,7 @@ def check_upright(path: Path, affine: np.ndarray) -> None:
 
 
 def _check_normalised(path: Path, coils: Tensor) -> None:
-    power = coils.abs().square().sum(0)
-    if not bool(((power - 1).abs()[power > 1e-6] < 1e-2).all()):
+    if not normalised(coils):
         raise UserError(f"{path}: the squares of the coil maps do not sum to 1.", "Divide the maps by the root of their sum of squares.")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medldm.errors import UserError
 from medldm.operators.base import LinearOperator, white_noise
-from medldm.operators.ct import ParallelCT
+from medldm.operators.ct import ParallelCT, diagonal
 from medldm.operators.masks import Mask, VariableDensity
 from medldm.operators.mri import CartesianMRI, Phase
 from medldm.operators.separable import blur, larger_voxels, thick_slices
@@ -230,8 +230,8 @@ def _parallel(shape: Shape3, views: int, degrees: float, spacing: tuple[float, f
 
 def of_diagonal(shape: Shape3, spacing: tuple[float, float, float]) -> tuple[float, float]:
     """Spacing along I and J in units of the diagonal of a slice."""
-    diagonal = math.hypot(shape[0] * spacing[0], shape[1] * spacing[1])
-    return spacing[0] / diagonal, spacing[1] / diagonal
+    across = diagonal(shape, spacing)
+    return spacing[0] / across, spacing[1] / across
 
 
 def sensitivities(shape: Shape3, coils: int, path: str = "") -> Tensor | None:

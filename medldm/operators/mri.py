@@ -45,9 +45,8 @@ class CartesianMRI(LinearOperator):
 
     @property
     def normalised(self) -> bool:
-        """True where the squares of the coil maps sum to 1 at each voxel that any coil sees, so that |A x| <= |x|."""
-        power = self.coils.abs().square().sum(0)
-        return bool(((power - 1).abs()[power > 1e-6] < 1e-2).all())
+        """See `normalised`."""
+        return normalised(self.coils)
 
     def forward(self, x: Tensor) -> Tensor:
         """See `ForwardOperator`."""
@@ -75,6 +74,12 @@ def checked_coils(shape: Sequence[int], coils: Tensor | None) -> Tensor:
     if not coils.isfinite().all() or not coils.abs().any():
         raise UserError("The coil maps hold nan or infinite values, or nothing but zeros.")
     return coils
+
+
+def normalised(coils: Tensor) -> bool:
+    """True where the squares of coil maps [coils I J K] sum to 1 at each voxel that any coil sees, so that |A x| <= |x|."""
+    power = coils.abs().square().sum(0)
+    return bool(((power - 1).abs()[power > 1e-6] < 1e-2).all())
 
 
 class Phase(LinearOperator):
