@@ -92,7 +92,7 @@ class Restored(Classical):
     def traced(self, operator: LinearOperator, y: Tensor) -> tuple[Tensor, list[float]]:
         """The image, and the residual over the noise after each turn (see `residual_ratio`; the largest of a batch).
 
-        Where the residual is no number, or 3 times as large as it was, the image is that of the turn before.
+        Where the residual is no number, or 3 times as large as it was and as the noise, the image is that of the turn before.
         """
         back = operator.adjoint(y)
         start = self.restoration.anatomy.prior(back.shape[2:], self.noise)(operator, y)
@@ -108,5 +108,5 @@ class Restored(Classical):
 
 
 def diverged(trace: list[float]) -> bool:
-    """True where the last residual is no number, or much larger than the least."""
-    return not math.isfinite(trace[-1]) or trace[-1] > GROWTH * min(trace)
+    """True where the last residual is no number, or much larger than the least and than the noise: the first turns may explain noise, too."""
+    return not math.isfinite(trace[-1]) or trace[-1] > GROWTH * max(min(trace), 1.0)

@@ -103,3 +103,13 @@ def test_turns_that_lead_away_end_with_the_last_good_image(factor):
     good, _ = Restored(Exploding(0.5), of.noise, 0.3, 0.05, 3).traced(of.operator, of.y)
     assert len(trace) == 4 and diverged(trace) and not diverged(trace[:3])
     assert torch.equal(image, good) and image.isfinite().all()
+
+
+def test_residuals_that_grow_up_to_the_noise_lead_nowhere_else():
+    assert (
+        not diverged([0.08, 0.58, 0.9])
+        and not diverged([0.5, 2.9])
+        and diverged([0.5, 3.1])
+        and not diverged([40.0, 100.0])
+        and diverged([40.0, 130.0])
+    )
