@@ -95,7 +95,7 @@ def measured_maps(path: Path, out: Path) -> str:
     return str(out)
 
 
-def check_same(path: Path, models: list[str]) -> None:
+def check_same(path: Path, models: dict[str, str]) -> None:
     """Refuse a folder whose estimates are of other models."""
     if path.is_file() and read_json(path) != models:
         raise SystemExit(f"{path.parent} holds estimates of other models; give another --out.")
@@ -160,7 +160,8 @@ def main() -> None:
     restoration: Restoration = load_model(options.restorer).eval()
     model = load_model(options.run).eval() if options.run else None
     latent = LatentSolver(model, unsaid_by(model.autoencoder, map(partial(image_of, val), range(len(val))))) if model else None
-    check_same(options.out / "inputs.json", [sha256(path / "model.safetensors") for path in (options.restorer, options.run) if path])
+    models = {"restorer": options.restorer, "diffusion": options.run}
+    check_same(options.out / "inputs.json", {name: sha256(path / "model.safetensors") for name, path in models.items() if path})
     maps = measured_maps(options.kspace, options.out / "maps.npy") if options.kspace else ""
     result: dict[str, float] = {}
     for task in options.tasks or (list(TASKS) if options.full else QUICK):
