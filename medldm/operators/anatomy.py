@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medldm.errors import UserError
 from medldm.operators.classical import GaussianPrior
-from medldm.operators.spectra import BINS, bins, power
+from medldm.operators.spectra import BINS, bins, lowest, power
 from medldm.types import Shape3
 
 ITERATIONS = 30
@@ -55,10 +55,8 @@ class Anatomy:
 
         Shape, contrast and place show there (Mahalanobis 1936, for a stationary covariance); noise and detail do not.
         """
-        place = torch.arange(BINS**3)
-        low = torch.stack([place // BINS**2, place // BINS % BINS, place % BINS]).amax(0) < LOW
         ratio = power(image - stretched(self.mean.cpu(), image.shape[1:])) / self.spectrum.cpu()
-        return float(ratio[:, low].nanmean())
+        return float(ratio[:, lowest(LOW)].nanmean())
 
 
 def stretched(image: Tensor, shape: Shape3) -> Tensor:

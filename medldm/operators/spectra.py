@@ -20,6 +20,11 @@ def bins(shape: Shape3) -> Tensor:
     return (i[:, None, None] * BINS + j[None, :, None]) * BINS + k
 
 
+def lowest(count: int) -> Tensor:
+    """True for the bins that are among the first `count` along every axis [BINS^3]."""
+    return (torch.cartesian_prod(*[torch.arange(BINS)] * 3) < count).all(1)
+
+
 def power(x: Tensor) -> Tensor:
     """Mean power |F x|^2 of an image [C I J K] in each bin [C BINS^3], orthonormal; nan in bins without a frequency."""
     spectrum = torch.fft.fftn(x.double(), dim=(-3, -2, -1), norm="ortho").abs().square()
