@@ -88,6 +88,7 @@ def chain(cohort: Path, size: int, root: Path, options: argparse.Namespace) -> P
         downstream__seeds=options.seeds,
         downstream__training__steps=options.steps,
         downstream__until=options.until,
+        jobs=options.jobs,
     )
     return out
 
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--until", type=float, default=0.6, help="part of the steps of arms of both that have synthetic samples")
     parser.add_argument("--diffusion_steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--causes", action="store_true", help="train the arms between real and synthetic, too")
     options = parser.parse_args()
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(options.out / 'mlflow.db').absolute()}")

@@ -8,6 +8,7 @@ from time import sleep
 from typing import TypeVar
 
 from medldm.errors import OutOfSpace, UserError
+from medldm.machine import tune_allocator
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,7 +51,7 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> 
 
 
 def _bound_to(parent: int, work: Callable[[Item], Result], item: Item) -> Result:
-    """Do the work in a process that ends when its parent does."""
+    """Do the work in a process that ends when its parent does and keeps its pages as the parent does."""
     _watch(parent)
     return work(item)
 
@@ -65,3 +66,4 @@ def _watch(parent: int) -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+    tune_allocator()

@@ -35,6 +35,7 @@ def evaluate(
     lesions: tuple[str, ...] = (),
     memory: str | None = None,
     offload: bool = False,
+    jobs: int = 1,
     seed: int = 0,
 ) -> Path:
     """Evaluate an autoencoder on held-out cases, a generated cohort against real cases, or both at once.
@@ -56,6 +57,7 @@ def evaluate(
         series: the contrasts of an image are its time points; judge how they change.
         memory: what the autoencoder may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
+        jobs: trainings of --downstream at once, each in a process with one thread; on processors that is faster than threads are.
         seed: of the bootstrap and of random parts and pairs.
 
     Returns:
@@ -65,10 +67,10 @@ def evaluate(
         UserError: nothing to evaluate, an empty split, cohorts that cannot be compared, or a run that holds no autoencoder.
     """
     networks = [features] if isinstance(features, Path) else features or []
-    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload", "networks")}
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload", "jobs", "networks")}
     out = Path(out)
     bounded, judged = offload or memory is not None, Judged(inside, lesions)
-    wanted = Wanted(reference, generated, autoencoder, split, independent, networks, downstream, series, judged, bounded, seed)
+    wanted = Wanted(reference, generated, autoencoder, split, independent, networks, downstream, series, judged, bounded, seed, jobs)
     found = wanted.open(_progress)
     _hold_to(found, memory, offload)
     reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(networks, 1)}

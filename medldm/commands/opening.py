@@ -44,6 +44,7 @@ class Wanted:
     judged: Judged
     bounded: bool
     seed: int
+    jobs: int = 1
 
     def open(self, progress: Progress) -> Evaluation:
         """Everything that is to be evaluated.
@@ -121,7 +122,7 @@ class Wanted:
         made = generated.where(lambda case: case.status == "ok")
         if not settings.covariate and not (real.labels and all(case.label for cohort in (made, real.split(self.split)) for case in cohort)):
             raise UserError("--downstream segments labels, and some cases have no label map.", "Set downstream.covariate, or generate with labels.")
-        study = Study.of(settings, real, made)
+        study = Study.of(settings, real, made, self.jobs)
         settings.arms(len(study.train.people))
         return study
 

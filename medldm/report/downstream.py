@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from medldm.cohort import Cohort
 from medldm.files import write_csv
 from medldm.metrics.base import Images, Score, not_computable
 from medldm.metrics.bootstrap import summarise
+from medldm.parallel import spread
 from medldm.report.html import Figure
 from medldm.report.plots import plot_arms
 from medldm.report.reconstruction import Values
@@ -49,19 +51,21 @@ class Study:
         train: real cases that may be trained on; the generator's own training cases, so that those of the test are new to all.
         synthetic: generated cases.
         told: patients whose own label maps, or whose covariate, the generator was told.
+        jobs: trainings at once, each in a process of its own.
     """
 
     settings: Downstream
     train: Cohort
     synthetic: Cohort
     told: int
+    jobs: int = 1
 
     @classmethod
-    def of(cls, settings: Downstream, real: Cohort, synthetic: Cohort) -> "Study":
+    def of(cls, settings: Downstream, real: Cohort, synthetic: Cohort, jobs: int = 1) -> "Study":
         """A study on the split "train" of a cohort; for segmentation without cases whose label maps are predicted or missing."""
         train, name = real.split("train"), settings.covariate
         known = train.where(lambda case: case.covariates.get(name) is not None) if name else own_labels(train)
-        return cls(settings, known, synthetic, len(known.people))
+        return cls(settings, known, synthetic, len(known.people), jobs)
 
     def run(self, test: Images, root: Path, progress: Callable[[Iterable, str], Iterable]) -> Trained:
         """Train and judge all arms; those that are finished in the folder are read from there.
@@ -79,13 +83,19 @@ class Study:
         measure, unit = ("error", self.train.covariates.get(name, "")) if name else ("dice", "")
         result = Trained(test, {}, Images(self.synthetic).take(len(test)), {}, measure, unit)
         most = max(arm.size for arm in arms)
+        asked = [{"generated": result.generated} if arm.name == "real" and arm.size == most else {} for arm in arms]
+        work = [partial(run_arm, task, arm, {"held_out": test, **more}, root / str(arm)) for arm, more in zip(arms, asked, strict=True)]
+        values = spread(_call, work, self.jobs)
         for arm in progress(arms, "downstream trainings"):
-            asked = {"generated": result.generated} if arm.name == "real" and arm.size == most else {}
-            values = run_arm(task, arm, {"held_out": test, **asked}, root / str(arm))
-            result.found[arm] = values["held_out"]
-            if asked:
-                result.agreement[arm] = values["generated"]
+            found = next(values)
+            result.found[arm] = found["held_out"]
+            if "generated" in found:
+                result.agreement[arm] = found["generated"]
         return result
+
+
+def _call(work: Callable[[], dict[str, list[Values]]]) -> dict[str, list[Values]]:
+    return work()
 
 
 def study_scores(trained: Trained, told: int, seed: int = 0) -> list[Score]:

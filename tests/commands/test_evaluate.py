@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -267,6 +268,17 @@ def test_a_downstream_study_compares_arms_patient_by_patient(made, tmp_path):
     assert "unfair" not in rows["downstream_gain_n6"]["on"] + rows["downstream_dice_real_n3"]["on"]
     assert "mean of 2 trainings" in rows["downstream_dice_synthetic"]["on"] and rows["downstream_dice_synthetic"]["n"] == "5"
     assert "<h2>Downstream</h2>" in report.read_text()
+
+
+def test_trainings_side_by_side_give_the_same(made, tmp_path):
+    root, _ = made
+    study = Downstream(sizes=(3,), seeds=1, widths=(8, 16), training=QUICK)
+    tables = []
+    for jobs in (1, 2):
+        evaluate(tmp_path / str(jobs), root / "real", generated=root / "generated", downstream=study, jobs=jobs)
+        tables.append(pandas.read_csv(tmp_path / str(jobs) / "downstream.csv"))
+    assert len(tables[0]) > 10
+    pandas.testing.assert_frame_equal(*tables, atol=1e-3)  # another number of threads adds in another order
 
 
 def test_a_covariate_can_be_the_task(made, tmp_path):
