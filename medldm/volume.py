@@ -28,6 +28,10 @@ LABEL_VOXELS = 1 << 28
 #: The voxels begin behind the header and its extensions, which are never this long.
 LIMIT_OFFSET = 64 << 20
 
+#: The code of header extensions that hold a text (nifti1_io.h, NIFTI_ECODE_COMMENT).
+NOTE = 6
+CONVERT = "Convert it again from its source, or take it out."
+
 _MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
 
 
@@ -103,18 +107,14 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False, miss
         BadVolume: the file is missing, truncated, corrupt, not NIfTI, too large, has no place in space, a voxel size of
             0, complex or colour voxels, or voxels that are not finite (or, for labels, not whole).
     """
-    import nibabel
-
     path = Path(path)
-    raw = _decompressed(path, unit)
+    image = _image(path, unit)
     try:
-        image = (nibabel.Nifti2Image if _version(raw) == 540 else nibabel.Nifti1Image).from_bytes(raw)
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
             voxels = np.asarray(image.dataobj, dtype=np.float32)
         affine = np.asarray(image.affine, dtype=np.float64)
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, ValueError, OverflowError) as error:
-        fix = "Convert it again from its source, or take it out."
-        raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", fix) from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", CONVERT) from error
     if not assume_place and int(image.header["sform_code"]) <= 0 and int(image.header["qform_code"]) <= 0:
         raise BadVolume(
             path, "no_place", "does not say where it lies in space (sform and qform codes are 0).", "Convert it again with its orientation."
@@ -177,8 +177,24 @@ def claimed_bytes(path: Path, shape: tuple[int, ...], dtype: np.dtype, size: int
     return voxels
 
 
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write a .nii.gz atomically: float32 voxels (uint8 or int16 for labels), a header without free text, same bytes for same voxels."""
+def read_notes(path: Path) -> list[bytes]:
+    """The texts that stand in the header extensions of a NIfTI file, see `write_volume`.
+
+    Raises:
+        BadVolume: the file cannot be read as NIfTI.
+    """
+    path = Path(path)
+    return [extension.content.rstrip(b"\0") for extension in _image(path, "a.u.").header.extensions if extension.get_code() == NOTE]
+
+
+def write_volume(path: Path, volume: Volume, note: bytes = b"") -> None:
+    """Write a .nii.gz atomically: float32 voxels (uint8 or int16 for labels), a header without free text, same bytes for same voxels.
+
+    Args:
+        path: the file.
+        volume: what it shows.
+        note: an ASCII text that is stored in a header extension.
+    """
     import nibabel
 
     voxels = volume.data.detach().cpu().numpy()
@@ -191,8 +207,21 @@ def write_volume(path: Path, volume: Volume) -> None:
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1, strip_shears=True)
     image.header.set_xyzt_units("mm")
+    if note:
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(NOTE, note))
     with atomic(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+
+
+def _image(path: Path, unit: str):
+    """The file as nibabel sees it, after its header was judged."""
+    import nibabel
+
+    raw = _decompressed(path, unit)
+    try:
+        return (nibabel.Nifti2Image if _version(raw) == 540 else nibabel.Nifti1Image).from_bytes(raw)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, ValueError, OverflowError) as error:
+        raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", CONVERT) from error
 
 
 def _spans_space(affine: np.ndarray) -> bool:
