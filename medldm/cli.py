@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "run the whole chain on phantoms, or on your own images, and write one report",
     "doctor": "show whether this machine is fit for the work",
     "check": "look for files of a source that cannot be used, and say why",
+    "anonymize": "write a copy of DICOM and NIfTI files that does not say who the patients are",
     "prepare": "turn a source of images into a cohort",
     "annotate": "predict the label maps that a cohort lacks, from those it has",
     "train-autoencoder": "train the network that codes volumes as latents",

@@ -1,0 +1,148 @@
+"""NIfTI files, their sidecars and their names: texts and extensions go, numbers and voxels are the same bytes."""
+
+import gzip
+import json
+import struct
+from pathlib import Path, PurePosixPath
+
+import nibabel
+import numpy as np
+import planted as p
+import pytest
+
+from medldm.commands.anonymize import anonymize
+from medldm.errors import UserError
+from medldm.privacy.naming import patient_of, renamed
+
+VOXELS = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+AFFINE = np.array([[-1.5, 0.1, 0, 12.25], [0, 2, 0.3, -7], [0, -0.2, 3, 40], [0, 0, 0, 1]])
+STRINGS = ["CanaryText", "CanaryAux", "CanaryIntent", "CanaryDb", "CanaryType", "CanaryExt", "CanaryTail", "CanaryFile", "Canarowska"]
+
+
+def write(path: Path, kind=nibabel.Nifti1Image, order: str = "<", tail: bytes = b"") -> Path:
+    """An image with a string wherever its header has room for one."""
+    image = kind(VOXELS, AFFINE, header=kind.header_class(endianness=order))
+    image.header.set_slope_inter(0.5, -3)
+    image.set_sform(AFFINE, 2), image.set_qform(AFFINE, 1)
+    fields = {"descrip": b"CanaryText of Canarowska", "aux_file": b"CanaryAux", "intent_name": b"CanaryIntent"}
+    if kind is nibabel.Nifti1Image:
+        fields |= {"db_name": b"CanaryDb", "data_type": b"CanaryType"}
+    for name, value in fields.items():
+        image.header[name] = value
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"CanaryExt of Canarowska"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = path.parent / "CanaryFile.nii"
+    nibabel.save(image, plain)
+    data = plain.read_bytes() + tail
+    plain.unlink()
+    if path.suffix == ".gz":
+        with open(path, "wb") as raw, gzip.GzipFile("CanaryFile.nii", "wb", fileobj=raw, mtime=1234567890) as stream:
+            stream.write(data)
+    else:
+        path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_texts_and_extensions_go_and_voxels_stay(tmp_path, kind, order, suffix):
+    before = nibabel.load(write(tmp_path / "in" / f"Canarowska_Johanna_t1{suffix}", kind, order, b"CanaryTail"))
+    assert len(p.leaks(tmp_path / "in", STRINGS)) >= 6
+    anonymize(tmp_path / "in", tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("*.nii*")
+    assert p.leaks(tmp_path / "out", STRINGS) == {} and path.relative_to(tmp_path / "out").as_posix() == f"p001_t1{suffix}"
+    after = nibabel.load(path)
+    assert type(after) is kind and after.header.endianness == order and not len(after.header.extensions)
+    np.testing.assert_array_equal(np.asarray(after.dataobj.get_unscaled()), VOXELS)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    texts = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str", "regular", "vox_offset"}
+    for name in set(after.header) - texts:
+        np.testing.assert_array_equal(after.header[name], before.header[name], name)
+    if suffix == ".nii.gz":
+        head = path.read_bytes()[:10]
+        assert head[3] == 0 and head[4:8] == b"\0\0\0\0"  # no name, no time
+
+
+def test_a_bids_tree_stays_one_with_pseudonyms(tmp_path):
+    root = tmp_path / "in"
+    for subject, session in (("Canarowska", "20200301"), ("Canarowska", "20210301"), ("Wisselhoff", "1")):
+        folder = root / f"sub-{subject}" / f"ses-{session}" / "anat"
+        name = f"sub-{subject}_ses-{session}_acq-Habichtsberg_run-1_T1w"
+        write(folder / f"{name}.nii.gz")
+        (folder / f"{name}.json").write_text(json.dumps({
+            "EchoTime": 0.003, "SliceTiming": [0, 1.5], "Manufacturer": "Siemens", "PatientName": "Canarowska", "InstitutionName": "CanaryFile",
+            "AcquisitionTime": "10:15", "SeriesDescription": "CanaryText", "ImageType": ["ORIGINAL", subject], "FlipAngle": {"CanaryAux": 1},
+            "ManufacturersModelName": f"Skyra of {subject}", "Canarowska": 3, "RepetitionTime": True,
+        }))  # fmt: skip
+    (root / "participants.tsv").write_text("participant_id\tname\nsub-Canarowska\tCanarowska\n")
+    write(root / "sub-Wisselhoff" / "dwi" / "sub-Wisselhoff_dir-AP_dwi.nii.gz")
+    (root / "sub-Wisselhoff" / "dwi" / "sub-Wisselhoff_dir-AP_dwi.bval").write_text("0 1000 1e3\n")
+    (root / "sub-Wisselhoff" / "dwi" / "sub-Wisselhoff_dir-AP_dwi.bvec").write_text("0 1 Canarowska\n")
+    with pytest.raises(UserError, match="1 refused: is no table of numbers"):
+        anonymize(root, tmp_path / "out", tmp_path / "key.json")
+    assert p.leaks(tmp_path / "out", [*STRINGS, "Habichtsberg", "20200301", "Wisselhoff", "participants"]) == {}
+    patients = {row["identity"][1]: name for name, row in json.loads((tmp_path / "key.json").read_text())["patients"].items()}
+    ours, theirs = patients["Canarowska"], patients["Wisselhoff"]
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("sub-*.*"))
+    expected = [f"sub-{ours}/ses-s0{n}/anat/sub-{ours}_ses-s0{n}_run-1_T1w{suffix}" for n in (1, 2) for suffix in (".json", ".nii.gz")]
+    expected += [f"sub-{theirs}/ses-s01/anat/sub-{theirs}_ses-s01_run-1_T1w{suffix}" for suffix in (".json", ".nii.gz")]
+    expected += [f"sub-{theirs}/dwi/sub-{theirs}_dir-AP_dwi{suffix}" for suffix in (".bval", ".nii.gz")]
+    assert found == sorted(expected)
+    kept = json.loads(next((tmp_path / "out" / f"sub-{ours}").rglob("*.json")).read_text())
+    assert kept == {"EchoTime": 0.003, "SliceTiming": [0, 1.5], "Manufacturer": "Siemens", "RepetitionTime": True}
+
+
+@pytest.mark.parametrize(("old", "patient", "new"), [
+    ("images/Smith_001.nii.gz", "Smith_001", "images/p001"),
+    ("imagesTr/Smith_0000.nii.gz", "Smith", "imagesTr/p001_0000"),
+    ("labelsTr/Smith.nii.gz", "Smith", "labelsTr/p001"),
+    ("Smith/flair.nii.gz", "Smith", "p001_flair"),
+    ("Smith_T1w.nii", "Smith", "p001_T1w"),
+    ("sub-Smith/func/sub-Smith_task-Smith_echo-2_bold.nii.gz", "Smith", "sub-p001/func/sub-p001_echo-2_bold"),
+    ("t1.nii.gz", "t1", "p001_t1"),
+])  # fmt: skip
+def test_names(old, patient, new):
+    path = PurePosixPath(old)
+    assert patient_of(path) == patient and renamed(path, "p001", lambda session: "s01") == new
+
+
+def test_names_that_become_equal_are_numbered(tmp_path):
+    write(tmp_path / "in" / "sub-a" / "anat" / "sub-a_acq-x_T1w.nii.gz")
+    write(tmp_path / "in" / "sub-a" / "anat" / "sub-a_acq-y_T1w.nii.gz")
+    anonymize(tmp_path / "in", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == ["sub-p001_T1w.nii.gz", "sub-p001_T1w_2.nii.gz"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "cut gzip", "pair", "no nifti", "size", "bomb", "sidecar"])
+def test_bad_files_are_refused(tmp_path, kind, capsys):
+    write(tmp_path / "in" / "good.nii.gz")
+    path = write(tmp_path / "in" / ("x_bad.nii.gz" if kind in ("cut gzip", "bomb") else "x_bad.nii"))
+    data = bytearray(path.read_bytes())
+    if kind in ("cut", "cut gzip"):
+        data = data[:-12]
+    if kind == "pair":
+        data[344:348] = b"ni1\0"
+    if kind == "no nifti":
+        data = bytearray(b"CANARY" * 100)
+    if kind == "size":
+        data[40:56] = struct.pack("<8h", 3, -3, 4, 5, 1, 1, 1, 1)
+    if kind == "bomb":
+        data = bytearray(gzip.compress(gzip.decompress(bytes(data)) + bytes(80 << 20), 1))
+    path.write_bytes(data)
+    if kind == "sidecar":
+        write(path)
+        path.with_suffix(".json").write_text("[CANARY")
+    with pytest.raises(UserError, match="1 refused"):
+        anonymize(tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.nii*"))) == (2 if kind == "sidecar" else 1)
+    assert p.leaks(tmp_path / "out", ["CANARY"]) == {} and "CANARY" not in "".join(capsys.readouterr())
+
+
+def test_real_images_keep_every_number(shared_data, tmp_path):
+    source = shared_data / "ct" / "totalsegmentator"
+    anonymize(source, tmp_path / "out")
+    made = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    before = {nibabel.load(path).get_fdata().tobytes(): path for path in source.glob("*.nii.gz") if path.stat().st_size < 1 << 20}
+    same = {nibabel.load(path).get_fdata().tobytes() for path in made} & set(before)
+    assert len(made) == len(list(source.glob("*.nii.gz"))) and same == set(before) and before
