@@ -71,7 +71,7 @@ def chain(cohort: Path, size: int, root: Path, options: argparse.Namespace) -> P
     """Everything for one size; the folder of its evaluation."""
     source, cohort = Cohort.load(cohort), labelled_by(cohort, size, root)
     if cohort != source.root:
-        command("annotate", False, cohort=with_labels_of(source, size, root / "few_labels"), out=cohort, training__steps=options.steps)
+        command("annotate", False, cohort=with_labels_of(source, size, root / "few_labels"), out=cohort, training__steps=options.label_steps)
     command("train-autoencoder", True, cohort=cohort, out=root / "autoencoder")
     command("cache-latents", True, cohort=cohort, autoencoder=root / "autoencoder", out=root / "latents")
     command("train-diffusion", True, latents=root / "latents", out=root / "diffusion", training__steps=options.diffusion_steps)
@@ -152,7 +152,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 140])
     parser.add_argument("--count", type=int, default=200, help="generated cases")
-    parser.add_argument("--steps", type=int, default=2000, help="of every segmentation network")
+    parser.add_argument("--steps", type=int, default=2000, help="of every segmentation network of an arm")
+    parser.add_argument("--label_steps", type=int, default=2000, help="of the networks that predict label maps")
     parser.add_argument("--until", type=float, default=0.6, help="part of the steps of arms of both that have synthetic samples")
     parser.add_argument("--diffusion_steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=3)

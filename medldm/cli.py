@@ -39,10 +39,12 @@ COMMANDS = {
     "restore": "put volumes of a cohort back on the grids of their sources",
     "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
+    "release": "audit a synthetic cohort for copies of patients, and mark and sign what passes",
+    "verify": "say whether volumes are what was signed, and where they come from",
     "compare": "show evaluations side by side, with paired differences",
 }
-#: Command -> the argument that is given without its name, once or several times.
-POSITIONAL = {"compare": "runs"}
+#: Command -> the argument that is given without its name, once or several times, and what it is.
+POSITIONAL = {"compare": ("runs", "folders to compare"), "verify": ("paths", "NIfTI files, or folders of them")}
 #: What needs less memory, per command.
 KNOBS = {
     "train-autoencoder": "Lower crop or training.batch, set training.checkpointing, or leave whole_from away.",
@@ -108,9 +110,9 @@ def parser_of(name: str) -> "ArgumentParser":
     parser = ArgumentParser(prog=f"medldm {name}", description=COMMANDS[name], exit_on_error=False, parser_mode="bounded yaml")
     parser.add_argument("--config", action="config", help="YAML file of the options below; options given after it win.")
     parser.add_argument("--command", type=Literal[name], default=name, help=SUPPRESS)
-    positional = POSITIONAL.get(name)
+    positional, text = POSITIONAL.get(name, ("", ""))
     if positional:
-        parser.add_argument(positional, type=Path, nargs="+", help="folders to compare")
+        parser.add_argument(positional, type=Path, nargs="+", help=text)
     parser.add_function_arguments(load(name), fail_untyped=True, skip={positional} if positional else None)
     return parser
 

@@ -69,7 +69,7 @@ class Wanted:
         generated = comparable(Cohort.load(self.generated), real) if self.generated else None
         model = _autoencoder(self.autoencoder, held_out) if self.autoencoder else None
         if not self.independent:
-            _refuse_strangers(real, generated, self.autoencoder)
+            refuse_strangers(real, generated, self.autoencoder)
         for cohort in (real.where(lambda case: case.split in (self.split, "train")), generated):
             if cohort:
                 cohort.check_files(progress)
@@ -160,7 +160,7 @@ def _features(networks: list[Path], synthetic: Cohort, held_out: Images, progres
     return found
 
 
-def _refuse_strangers(real: Cohort, synthetic: Cohort | None, autoencoder: Path | None) -> None:
+def refuse_strangers(real: Cohort, synthetic: Cohort | None, autoencoder: Path | None) -> None:
     """Refuse what goes back to another cohort: patients held out here may have been trained on there."""
     origins = {}
     if autoencoder:

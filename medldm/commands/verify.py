@@ -1,0 +1,96 @@
+"""`medldm verify`: whether volumes are what somebody signed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from medldm.cohort import Cohort
+from medldm.commands.release import PURPOSE
+from medldm.errors import UserError
+from medldm.metrics.base import Images
+from medldm.privacy.traces import Tracer
+from medldm.provenance.image_mark import ImageMark
+from medldm.provenance.keys import fingerprint, public_key, secret, signing_key
+from medldm.provenance.manifest import Verdict
+from medldm.provenance.manifest import verify as verdict_of
+from medldm.volume import read_volume
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def verify(
+    paths: list[Path], trust: list[Path] | Path | None = None, released: Path | None = None, key: Path | None = None
+) -> dict[Path, Verdict]:
+    """Say of each volume whether it is valid, tampered, signed by an untrusted key, or without any signed metadata.
+
+    Who signed can read the watermark where the metadata are gone: with --released and --key the released case is named that an image goes back
+    to, also after it was mirrored, turned, shifted, cut, resampled or given other intensities. Exit code 2 unless all are valid.
+
+    Args:
+        paths: NIfTI files, or folders of them such as a released cohort.
+        trust: public keys (NAME.pub) that are vouched for.
+        released: the released cohort, to look for its watermarks.
+        key: the private key that signed it.
+
+    Returns:
+        The verdict of each file.
+
+    Raises:
+        UserError: a file is not valid, or there is none.
+    """
+    if (released is None) != (key is None):
+        raise UserError("A watermark is looked for with --released COHORT and --key FILE, both.", "Give the other one, too.")
+    if key is not None and not Path(key).is_file():
+        raise UserError(f"{key} does not exist.", "Give the private key that the cohort was signed with.")
+    trusted = [public_key(path) for path in ([trust] if isinstance(trust, Path) else trust or [])]
+    files = [file for path in paths for file in _files(Path(path))]
+    tracer = _tracer(Path(released), Path(key)) if released and key else None
+    verdicts = {}
+    for file in track(files, "verifying", console=Console(stderr=True), transient=True):
+        verdicts[file] = verdict_of(file, trusted)
+        print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
+        if tracer and verdicts[file].state != "valid":
+            print(f"{'':17} {_traced(tracer, file)}")
+    if wrong := [file for file in files if verdicts[file].state != "valid"]:
+        raise UserError(f"{len(wrong)} of {len(files)} files are not valid.", "" if trusted else "Give --trust NAME.pub of whoever signed.")
+    print(f"{len(files)} files are valid.")
+    return verdicts
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES) and not file.name.startswith("."))
+    if not found:
+        raise UserError(f"{path} " + ("holds no NIfTI file." if path.is_dir() else "does not exist."), "Give a .nii.gz file or a folder of them.")
+    yield from found
+
+
+def _told(verdict: Verdict) -> str:
+    signer = f" Signed by {fingerprint(verdict.key)}." if verdict.key and verdict.state != "valid" else ""
+    return verdict.reason + signer
+
+
+def _tracer(released: Path, key: Path) -> Tracer:
+    cohort, signer = Cohort.load(released), signing_key(key)
+    own = [signer.public_key().public_bytes_raw()]
+    found = {case.case: verdict_of(cohort.path(case.image), own) for case in cohort}
+    if wrong := next((case for case, verdict in found.items() if verdict.state != "valid"), None):
+        raise UserError(f"{wrong} of {released} is {found[wrong].state}.", "Give the cohort as `release` wrote it, and the key that signed it.")
+    manifests = [verdict.manifest or {} for verdict in found.values()]
+    if not all(manifest.get("mark") for manifest in manifests) or not manifests:
+        raise UserError(f"{released} was released without watermarks.", "Leave --released away.")
+    mark = manifests[0]["mark"]
+    how = ImageMark(float(mark["psnr"]), tuple(float(f) for f in mark["band"]))
+    return Tracer(Images(cohort), [bytes.fromhex(manifest["id"]) for manifest in manifests], secret(signer, PURPOSE), how)
+
+
+def _traced(tracer: Tracer, file: Path) -> str:
+    trace = tracer(read_volume(file))
+    name = tracer.released.cases[trace.index].case
+    if trace.found:
+        return f"carries the watermark of {name} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"
+    return f"no watermark was found (score {trace.score:.1f} with {name}, which it is most like; {trace.limit:.1f} would be one)"

@@ -1,0 +1,161 @@
+"""The gate: what passes is marked and signed, copies stay behind, and `verify` tells."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medldm import cli
+from medldm.cohort import Case, Cohort
+from medldm.commands.release import release
+from medldm.commands.verify import verify
+from medldm.errors import UserError
+from medldm.files import sha256
+from medldm.privacy import audit as auditing
+from medldm.privacy import copies
+from medldm.volume import Volume, read_volume, write_volume
+
+SHAPE = (32, 28, 30)
+
+
+def texture(seed: int) -> np.ndarray:
+    own = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=SHAPE), 1.5)
+    return (own / np.abs(own).max()).astype(np.float32)
+
+
+def write_cohort(root, seeds, split="", **about):
+    """One case a seed; a tuple of two seeds is a copy of the second with a little of the first."""
+    cases = []
+    for number, seed in enumerate(seeds):
+        image = texture(seed) if isinstance(seed, int) else 0.9 * texture(seed[1]) + 0.1 * texture(seed[0])
+        name, label = f"{root.name}-{number}", (texture(number) > 0).astype(np.float32)
+        files = [f"images/{name}.nii.gz", f"labels/{name}.nii.gz"]
+        write_volume(root / files[0], Volume(torch.from_numpy(image)[None], np.diag([1.0, 1.1, 0.9, 1.0])))
+        write_volume(root / files[1], Volume(torch.from_numpy(label)[None], np.diag([1.0, 1.1, 0.9, 1.0]), "label"))
+        digest, where = sha256(*(root / file for file in files)), split[number] if split else ""
+        patient = f"SECRET-{number}" if split else name
+        cases.append(Case(name, patient, where, *files, digest, SHAPE, (1.0, 1.1, 0.9), covariates={"age": 50.5}))
+    cohort = Cohort(root, tuple(cases), "a.u.", {1: "blob"}, {"age": "years"}, **about)
+    cohort.save()
+    return cohort
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Limits that fit some cases, and a search that is quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (auditing, "FEWEST", 5),
+            (auditing, "FALSE_ALARMS", 0.2),
+            (auditing, "UNSEEN", 0.9),
+            (auditing, "PLANTED", 2),
+            (copies, "EVALUATIONS", 60),
+        ):
+            patch.setattr(module, name, value)
+        yield tmp_path_factory.mktemp("release")
+
+
+@pytest.fixture(scope="module")
+def real(small):
+    return write_cohort(small / "real", range(11), ["train"] * 5 + ["test"] * 6)
+
+
+def generated(root, real, seeds):
+    facts = {"seeds": {f"{root.name}-{n}": [0, n] for n in range(len(seeds))}}
+    return write_cohort(root, seeds, synthetic=True, parents={"cohort": real.fingerprint(), "diffusion": "f00d"}, facts=facts)
+
+
+@pytest.fixture(scope="module")
+def released(small, real):
+    """Five cases and a copy, released."""
+    made = generated(small / "made", real, [100, 101, 102, 103, 104, (105, 3)])
+    return release(made.root, real.root, small / "released", small / "keys" / "signer.pem")
+
+
+def test_what_is_no_copy_is_released_with_its_datasheet(released, small):
+    assert [case.case for case in released] == [f"made-{n}" for n in range(5)]
+    assert Cohort.load(released.root).facts["release"]["withheld"] == 1
+    sheet = (released.root / "datasheet.md").read_text()
+    assert "**pass**" in sheet and "1 cases were copies" in sheet and "5 images of 5 patients" in sheet
+    assert (released.root / "audit.csv").read_text().splitlines()[-1].endswith(",1")
+    released.check_files()
+    assert (released.root / "signer.pub").read_bytes() == (small / "keys" / "signer.pem.pub").read_bytes()
+
+
+def test_images_are_marked_and_labels_are_as_they_were(released, small):
+    for case in released:
+        before, after = (read_volume(root / case.image).data for root in (small / "made", released.root))
+        assert 38 < float(10 * torch.log10((before.max() - before.min()) ** 2 / (before - after).square().mean())) < 43
+        assert torch.equal(*(read_volume(root / case.label, "label").data for root in (small / "made", released.root)))
+
+
+def test_no_patient_is_named_in_what_is_released(released, real):
+    names = {case.case for case in real} | {case.patient for case in real}
+    for path in released.root.rglob("*"):
+        if path.is_file():
+            text = path.read_bytes()
+            assert not [name for name in names if name.encode() in text], path
+
+
+def test_a_released_cohort_is_valid(released, small, capsys):
+    trust = released.root / "signer.pub"
+    verdicts = verify([released.root], trust)
+    assert len(verdicts) == 10 and {verdict.state for verdict in verdicts.values()} == {"valid"}
+    assert cli.main(["verify", str(released.root), "--trust", str(trust)]) == 0
+    assert cli.main(["verify", str(released.root)]) == 2
+    assert "untrusted_key" in capsys.readouterr().out
+
+
+def test_without_metadata_the_watermark_tells_who_can_read_it(released, small, tmp_path, capsys):
+    case = released.cases[2]
+    stripped = read_volume(released.path(case.image))
+    strays = {"as it was": stripped.data, "mirrored and cut": stripped.data.flip(1)[:, 2:, :, :-1], "other": torch.from_numpy(texture(7))[None]}
+    for name, data in strays.items():
+        write_volume(tmp_path / "stray.nii.gz", stripped.with_data(data.contiguous()))
+        options = ["verify", str(tmp_path / "stray.nii.gz"), "--released", str(released.root), "--key", str(small / "keys" / "signer.pem")]
+        assert cli.main(options) == 2
+        told = capsys.readouterr().out
+        assert "metadata_missing" in told
+        assert (f"carries the watermark of {case.case}" in told) == (name != "other"), name
+
+
+def test_a_changed_file_is_told(released, tmp_path):
+    shutil.copytree(released.root, tmp_path / "copy")
+    victim = tmp_path / "copy" / released.cases[0].image
+    volume = read_volume(victim)
+    volume.data[0, 3, 3, 3] += 1e-3
+    sidecar = victim.with_name(victim.name.replace(".nii.gz", ".prov.json"))
+    write_volume(victim, volume, sidecar.read_bytes())
+    with pytest.raises(UserError, match="1 of 10 files are not valid"):
+        verify([tmp_path / "copy"], released.root / "signer.pub")
+
+
+def test_a_cohort_of_copies_is_stopped_unless_somebody_takes_it_on(small, real, capsys):
+    made = generated(small / "copies", real, [(200 + n, n) for n in range(4)] + [210, 211])
+    options = ["release", "--cohort", str(made.root), "--training", str(real.root), "--key", str(small / "keys" / "signer.pem")]
+    assert cli.main([*options, "--out", str(small / "stopped")]) == 2
+    assert "The audit is fail" in capsys.readouterr().err
+    assert not (small / "stopped" / "cohort.csv").exists() and (small / "stopped" / "audit.csv").exists()
+    assert cli.main([*options, "--out", str(small / "overridden"), "--override", "phantoms only"]) == 0
+    kept = Cohort.load(small / "overridden")
+    assert {case.case for case in kept} == {"copies-4", "copies-5"}
+    assert "phantoms only" in (small / "overridden" / "datasheet.md").read_text()
+
+
+def test_what_cannot_be_audited_is_refused(small, real, released):
+    key = small / "keys" / "signer.pem"
+    stranger = generated(small / "stranger", write_cohort(small / "other", [50, 51], ["train", "test"]), [300])
+    for cohort, training, message in (
+        (real.root, real.root, "holds real images"),
+        (stranger.root, real.root, "another cohort"),
+        (small / "made", small / "made", "held-out split"),
+    ):
+        with pytest.raises(UserError, match=message):
+            release(cohort, training, small / "refused", key)
+    assert not (small / "refused").exists()
+    with pytest.raises(UserError, match="both"):
+        verify([released.root], released=released.root)
+    with pytest.raises(UserError, match="no NIfTI file"):
+        verify([small / "keys"])
