@@ -20,6 +20,7 @@ from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.commands.train_restorer import train_restorer
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
+from medldm.diffusion.samplers.euler import Euler
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_json
 from medldm.models.latents import weights_digest
@@ -198,6 +199,29 @@ def test_latents_of_another_autoencoder_are_refused(chain, tmp_path, capsys):
     write_json(other / "provenance.json", record)
     message = refused(capsys, "train-diffusion", "--latents", other, "--out", tmp_path / "run")
     assert message.count("autoencoder") >= 2 and weights_digest(model)[:12] in message
+
+
+def test_the_noise_behind_latents_is_found_again(chain, monkeypatch):
+    model, asked = load_model(chain / "diffusion"), [{}]
+    extents = [model.grid]
+    noise = model.noise(0, 3)[None]
+    z = model.sample(noise, asked, extents, Euler(40), 1.0)
+    assert float((model.noise_of(z, asked, extents, steps=40).sign() == noise.sign()).float().mean()) > 0.9
+    # data N(0, 4): the state at time t stays the same number of its standard deviations away, whose square is 4 (1 - t)^2 + t^2
+    exact = lambda x, t: 4 * (1 - t.float()).view(-1, 1, 1, 1, 1) / (4 * (1 - t.float()) ** 2 + t.float() ** 2).view(-1, 1, 1, 1, 1) * x  # noqa: E731
+    monkeypatch.setattr(model, "_bound", lambda *arguments: exact)
+    torch.testing.assert_close(model.noise_of(2 * noise, asked, extents, steps=400), noise, rtol=0.02, atol=0.0)
+
+
+def test_a_key_marks_the_noise_and_nothing_else(chain, tmp_path):
+    marked = [generate(chain / "diffusion", 2, tmp_path / name, sampler=FEW, key=tmp_path / "key.pem", batch=n) for n, name in ((1, "a"), (2, "b"))]
+    plain = Cohort.load(chain / "generated")
+    images = [read_volume(cohort.path(cohort.cases[1].image)).data for cohort in marked]
+    torch.testing.assert_close(*images, rtol=0, atol=1e-4)
+    assert marked[0].parents["key"] == marked[1].parents["key"]
+    assert marked[0].cases[0].sha256 != plain.cases[0].sha256 and marked[0].cases[0].covariates == plain.cases[0].covariates
+    assert plain.facts["release"] == marked[0].facts["release"] == "unreleased" and "key" not in plain.parents
+    assert "key.pem" not in (tmp_path / "a" / "config.yaml").read_text()
 
 
 def test_fixed_conditions_are_asked_for_in_every_case(chain, tmp_path):

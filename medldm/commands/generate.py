@@ -1,5 +1,7 @@
 """Generate a labelled cohort."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,9 @@ from medldm.diffusion.steering import Steering
 from medldm.errors import UserError
 from medldm.files import atomic, read_json, sha256
 from medldm.metrics.base import Images
+from medldm.provenance.code import identity, key_of
+from medldm.provenance.keys import MARKS, fingerprint, secret, signing_key
+from medldm.provenance.latent_mark import marked
 from medldm.randomness import keyed
 from medldm.report.mosaic import mosaic
 from medldm.report.reconstruction import stored_picture
@@ -35,6 +40,7 @@ def generate(
     sampler: Sampler = DpmPlusPlus(20),
     steering: Steering | None = Steering(),
     grain: float = 0.0,
+    key: Path | None = None,
     batch: int = 8,
     memory: str | None = None,
     offload: bool = False,
@@ -55,6 +61,8 @@ def generate(
         sampler: solver and number of steps.
         steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
         grain: share of what decoding leaves out that is added as noise; .75 came nearest to real hippocampi. Where edges are left out too, it harms.
+        key: private key of whoever signs, see `release`: the signs of the starting noise then carry a watermark that only its owner can see, and
+            `verify --run` reads; without it the samples are distributed as the model's own are.
         batch: cases computed at once.
         memory: what decoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
@@ -63,13 +71,17 @@ def generate(
     Returns:
         The cohort.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload")}
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "key", "memory", "offload")}
     if count < 1 or batch < 1 or not 0 <= grain <= MOST_GRAIN:
         raise UserError(f"count={count}, batch={batch}: both must be at least 1; grain={grain} must lie in [0, {MOST_GRAIN}].")
     run, out = Path(run), Path(out)
     fixed: dict[str, Value] = dict(conditions or {})
     model = _open(run, fixed)
     reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
+    signer = signing_key(key) if key else None
+    hidden = secret(signer, MARKS) if signer else b""
+    reads |= {"key": fingerprint(signer.public_key().public_bytes_raw())} if signer else {}
+    noise = partial(_noise, model, reads["diffusion"], seed, hidden)
     hold_to(model.autoencoder, memory, offload, decodes=[model.grid])
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
@@ -81,7 +93,7 @@ def generate(
         for start in track(range(0, count, batch), "generating"):  # the same batches after an interruption, so that the same bits come out
             indices = list(range(start, min(start + batch, count)))
             if missing & set(indices):
-                _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, grain, seed)
+                _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, grain, seed, noise)
         cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
         tracker.artifact(claimed.root / "samples.png")
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
@@ -109,6 +121,12 @@ def _whole(root: Path, index: int, model: LatentDiffusion) -> bool:
     return (root / _files(index, bool(model.labels))[0]).is_file()
 
 
+def _noise(model: LatentDiffusion, weights: str, seed: int, hidden: bytes, index: int) -> torch.Tensor:
+    """Starting noise of a case, with its watermark where there is a secret."""
+    noise, name = model.noise(seed, index), identity(hidden, weights, seed, index)
+    return marked(noise, key_of(hidden, name), name) if hidden else noise
+
+
 def _write_batch(
     model: LatentDiffusion,
     indices: list[int],
@@ -119,11 +137,12 @@ def _write_batch(
     steering: Steering | None,
     grain: float,
     seed: int,
+    noise: Callable[[int], torch.Tensor],
 ) -> None:
     asked, extents = zip(*(model.ask(seed, index, fixed) for index in indices), strict=True)
     device = model.autoencoder.latent_mean.device
-    noise = torch.stack([model.noise(seed, index) for index in indices]).to(device)
-    for index, latent, extent in zip(indices, model.sample(noise, asked, extents, sampler, guidance, steering), extents, strict=True):
+    latents = model.sample(torch.stack([noise(index) for index in indices]).to(device), asked, extents, sampler, guidance, steering)
+    for index, latent, extent in zip(indices, latents, extents, strict=True):
         if _whole(root, index, model):
             continue
         image, label = model.decode(latent, extent)
@@ -140,7 +159,7 @@ def _write_batch(
 def _cohort(root: Path, model: LatentDiffusion, count: int, seed: int, fixed: dict[str, Value], reads: dict[str, str]) -> Cohort:
     """What was generated, with what was asked for as covariates and the seed of each case; saved, and shown in `samples.png`."""
     cases = tuple(_case(root, index, model, seed, fixed) for index in range(count))
-    facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}}
+    facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "release": "unreleased"}
     cohort = Cohort(root, cases, "a.u.", model.labels, dict(model.units), reads, synthetic=True, facts=facts)
     cohort.save()
     _show(cohort, root / "samples.png")

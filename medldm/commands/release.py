@@ -19,7 +19,7 @@ from medldm.metrics.base import Images, write_scores
 from medldm.privacy.audit import FEWEST, Audit, audit
 from medldm.provenance.code import identity, key_of
 from medldm.provenance.image_mark import ImageMark
-from medldm.provenance.keys import fingerprint, secret, signing_key
+from medldm.provenance.keys import MARKS, fingerprint, secret, signing_key
 from medldm.provenance.manifest import SCHEMA, content_digest, sidecar, sign
 from medldm.report.datasheet import datasheet
 from medldm.run import Run
@@ -29,8 +29,6 @@ from medldm.volume import Volume, read_volume, write_volume
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-PURPOSE = "image marks"
 
 
 def release(
@@ -126,7 +124,7 @@ def _released(
     """Write a case, marked and signed."""
     image = read_volume(source.path(case.image), source.unit)
     weights, (seed, index) = source.parents["diffusion"], source.facts["seeds"][case.case]
-    hidden = secret(signer, PURPOSE)
+    hidden = secret(signer, MARKS)
     name = identity(hidden, weights, seed, index)
     if mark is not None:
         contrasts = [mark.embed(contrast.numpy(), key_of(hidden, name), name) for contrast in image.data]

@@ -7,21 +7,26 @@ from rich.console import Console
 from rich.progress import track
 
 from medldm.cohort import Cohort
-from medldm.commands.release import PURPOSE
+from medldm.diffusion.model import LatentDiffusion
 from medldm.errors import UserError
 from medldm.metrics.base import Images
 from medldm.privacy.traces import Tracer
 from medldm.provenance.image_mark import ImageMark
-from medldm.provenance.keys import fingerprint, public_key, secret, signing_key
+from medldm.provenance.keys import MARKS, fingerprint, public_key, secret, signing_key
 from medldm.provenance.manifest import Verdict
 from medldm.provenance.manifest import verify as verdict_of
+from medldm.run import load_model
 from medldm.volume import read_volume
 
 SUFFIXES = (".nii", ".nii.gz")
 
 
 def verify(
-    paths: list[Path], trust: list[Path] | Path | None = None, released: Path | None = None, key: Path | None = None
+    paths: list[Path],
+    trust: list[Path] | Path | None = None,
+    released: Path | None = None,
+    key: Path | None = None,
+    run: Path | None = None,
 ) -> dict[Path, Verdict]:
     """Say of each volume whether it is valid, tampered, signed by an untrusted key, or without any signed metadata.
 
@@ -33,6 +38,7 @@ def verify(
         trust: public keys (NAME.pub) that are vouched for.
         released: the released cohort, to look for its watermarks.
         key: the private key that signed it.
+        run: the diffusion run that generated it with `generate --key`, to look for watermarks of the noise, too.
 
     Returns:
         The verdict of each file.
@@ -40,19 +46,19 @@ def verify(
     Raises:
         UserError: a file is not valid, or there is none.
     """
-    if (released is None) != (key is None):
-        raise UserError("A watermark is looked for with --released COHORT and --key FILE, both.", "Give the other one, too.")
+    if (released is None) != (key is None) or (run and not released):
+        raise UserError("A watermark is looked for with --released COHORT and --key FILE, both.", "Give what is missing, too.")
     if key is not None and not Path(key).is_file():
         raise UserError(f"{key} does not exist.", "Give the private key that the cohort was signed with.")
     trusted = [public_key(path) for path in ([trust] if isinstance(trust, Path) else trust or [])]
     files = [file for path in paths for file in _files(Path(path))]
-    tracer = _tracer(Path(released), Path(key)) if released and key else None
+    tracer = _tracer(Path(released), Path(key), run) if released and key else None
     verdicts = {}
     for file in track(files, "verifying", console=Console(stderr=True), transient=True):
         verdicts[file] = verdict_of(file, trusted)
         print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
         if tracer and verdicts[file].state != "valid":
-            print(f"{'':17} {_traced(tracer, file)}")
+            print("\n".join(f"{'':17} {line}" for line in _traced(tracer, file)))
     if wrong := [file for file in files if verdicts[file].state != "valid"]:
         raise UserError(f"{len(wrong)} of {len(files)} files are not valid.", "" if trusted else "Give --trust NAME.pub of whoever signed.")
     print(f"{len(files)} files are valid.")
@@ -74,23 +80,24 @@ def _told(verdict: Verdict) -> str:
     return verdict.reason + signer
 
 
-def _tracer(released: Path, key: Path) -> Tracer:
+def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
     cohort, signer = Cohort.load(released), signing_key(key)
     own = [signer.public_key().public_bytes_raw()]
     found = {case.case: verdict_of(cohort.path(case.image), own) for case in cohort}
     if wrong := next((case for case, verdict in found.items() if verdict.state != "valid"), None):
         raise UserError(f"{wrong} of {released} is {found[wrong].state}.", "Give the cohort as `release` wrote it, and the key that signed it.")
     manifests = [verdict.manifest or {} for verdict in found.values()]
-    if not all(manifest.get("mark") for manifest in manifests) or not manifests:
+    if not manifests or not (manifests[0]["mark"] or run):
         raise UserError(f"{released} was released without watermarks.", "Leave --released away.")
     mark = manifests[0]["mark"]
-    how = ImageMark(float(mark["psnr"]), tuple(float(f) for f in mark["band"]))
-    return Tracer(Images(cohort), [bytes.fromhex(manifest["id"]) for manifest in manifests], secret(signer, PURPOSE), how)
+    how = ImageMark(float(mark["psnr"]), tuple(float(f) for f in mark["band"])) if mark else None
+    model = load_model(run) if run else None
+    if run and not isinstance(model, LatentDiffusion):
+        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give the run that generated the cohort.")
+    return Tracer(Images(cohort), [bytes.fromhex(manifest["id"]) for manifest in manifests], secret(signer, MARKS), how, model)
 
 
-def _traced(tracer: Tracer, file: Path) -> str:
-    trace = tracer(read_volume(file))
-    name = tracer.released.cases[trace.index].case
-    if trace.found:
-        return f"carries the watermark of {name} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"
-    return f"no watermark was found (score {trace.score:.1f} with {name}, which it is most like; {trace.limit:.1f} would be one)"
+def _traced(tracer: Tracer, file: Path) -> Iterator[str]:
+    for place, trace in tracer(read_volume(file)).items():
+        told = f"watermark of {tracer.released.cases[trace.index].case} in its {place} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"
+        yield ("carries the " if trace.found else "no ") + told

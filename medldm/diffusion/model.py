@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from medldm.diffusion.conditions.base import Value
 from medldm.diffusion.denoiser import Denoiser
 from medldm.diffusion.population import Population
-from medldm.diffusion.samplers.base import Sampler
+from medldm.diffusion.samplers.base import Sampler, at
 from medldm.diffusion.steering import Steering
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.grain import Grain
 from medldm.randomness import keyed
-from medldm.types import Shape3
+from medldm.types import Denoise, Shape3
 
 #: Conditions' names of the field of view, in latent cells along i, j, k.
 EXTENT = ("extent_i", "extent_j", "extent_k")
@@ -74,16 +74,39 @@ class LatentDiffusion(nn.Module):
             guidance: strength of the conditions.
             steering: moves label volumes to what is asked for; None leaves them to the conditions alone.
         """
-        codes = torch.stack([self.denoiser.encode(values) for values in asked]).to(noise.device)
-        valid = torch.zeros_like(noise[:, :1])
-        for row, extent in zip(valid, extents, strict=True):
-            row[(slice(None), *middle(extent, self.grid))] = 1
-        denoise = self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
+        denoise = self._bound(noise, asked, extents, guidance)
         if steering is not None and self.labels:
             volumes = [[values.get(f"volume_{name}") for name in self.labels.values()] for values in asked]
             wanted = torch.tensor([[torch.nan if v is None else v for v in row] for row in volumes], device=noise.device)
             denoise = steering.inform(denoise, [partial(self.volumes, extent=extent) for extent in extents], wanted)
         return sampler.sample(denoise, self.denoiser.process, noise)
+
+    @torch.no_grad()
+    def noise_of(self, z: Tensor, asked: list[dict[str, Value]], extents: list[Shape3], guidance: float = 1.0, steps: int = 50) -> Tensor:
+        """The noise [B c i j k] that the flow turns into latents, found by running it backwards (Song et al. 2021, DDIM inversion).
+
+        The first step takes the noise in the latents, which nobody knows, for none.
+
+        Args:
+            z: whitened latents [B c i j k].
+            asked, extents: conditions and fields of view, as for `sample`.
+            guidance: strength of the conditions.
+            steps: of equal length between t = 0 and t = 1.
+        """
+        denoise, process = self._bound(z, asked, extents, guidance), self.denoiser.process
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[1:]
+        x = float(process.signal(times[0])) * z
+        for t, to in zip(times, times[1:], strict=False):
+            x = process.move(x, denoise(x, at(t, x)), t, to)
+        return x
+
+    def _bound(self, like: Tensor, asked: list[dict[str, Value]], extents: list[Shape3], guidance: float) -> Denoise:
+        """The denoiser for the conditions and fields of view of a batch [B c i j k]."""
+        codes = torch.stack([self.denoiser.encode(values) for values in asked]).to(like.device)
+        valid = torch.zeros_like(like[:, :1])
+        for row, extent in zip(valid, extents, strict=True):
+            row[(slice(None), *middle(extent, self.grid))] = 1
+        return self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
 
     def volumes(self, z: Tensor, extent: Shape3) -> Tensor:
         """Expected volume in mm3 of every label in the decoded latent [c i j k], differentiable."""

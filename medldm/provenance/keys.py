@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LARGEST = 4096  # bytes of a key file
+MARKS = "watermarks"  # purpose of the secret that watermarks follow from
 
 
 def signing_key(path: Path) -> "Ed25519PrivateKey":

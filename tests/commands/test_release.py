@@ -118,7 +118,7 @@ def test_without_metadata_the_watermark_tells_who_can_read_it(released, small, t
         assert cli.main(options) == 2
         told = capsys.readouterr().out
         assert "metadata_missing" in told
-        assert (f"carries the watermark of {case.case}" in told) == (name != "other"), name
+        assert (f"carries the watermark of {case.case} in its voxels" in told) == (name != "other"), name
 
 
 def test_a_changed_file_is_told(released, tmp_path):
