@@ -49,8 +49,7 @@ def generate(
     """Generate volumes, with label maps where the model knows labels.
 
     Each case's noise and conditions depend on the seed and its number alone: case 7 is the same in any count and batch, up to
-    rounding in float32.
-    An interrupted generation continues with the cases that are missing.
+    rounding in float32. An interrupted generation continues with the cases that are missing.
 
     Args:
         run: a run of `train-diffusion`.
@@ -61,8 +60,7 @@ def generate(
         sampler: solver and number of steps.
         steering: holds the labels to the volumes asked for (conditions `volume_<label>`); null leaves it to the conditions.
         grain: share of what decoding leaves out that is added as noise; .75 came nearest to real hippocampi. Where edges are left out too, it harms.
-        key: private key of whoever signs, see `release`: the signs of the starting noise then carry a watermark that only its owner can see, and
-            `verify --run` reads; without it the samples are distributed as the model's own are.
+        key: private key of whoever signs, see `release`: the signs of the starting noise then are a watermark, which `verify --run` reads.
         batch: cases computed at once.
         memory: what decoding may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
         offload: keep activations in the memory of the host, for volumes that are too large for a GPU.
@@ -77,17 +75,12 @@ def generate(
     run, out = Path(run), Path(out)
     fixed: dict[str, Value] = dict(conditions or {})
     model = _open(run, fixed)
-    reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
-    signer = signing_key(key) if key else None
-    hidden = secret(signer, MARKS) if signer else b""
-    reads |= {"key": fingerprint(signer.public_key().public_bytes_raw())} if signer else {}
-    noise = partial(_noise, model, reads["diffusion"], seed, hidden)
+    noise, reads = _starts(model, run, seed, key)
     hold_to(model.autoencoder, memory, offload, decodes=[model.grid])
     claimed = Run.claim(out, "generate", arguments, reads)
     if claimed.finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
-    model.to(device())
     with tracked(claimed, reads) as tracker:
         missing = {index for index in range(count) if not _whole(claimed.root, index, model)}
         for start in track(range(0, count, batch), "generating"):  # the same batches after an interruption, so that the same bits come out
@@ -108,7 +101,7 @@ def _open(run: Path, fixed: dict[str, Value]) -> LatentDiffusion:
     model.denoiser.encode(fixed)
     for name in model.population.beyond(fixed):
         print(f"note: {name}={fixed[name]} lies beyond the middle 95 % of the training cohort")
-    return model
+    return model.to(device())
 
 
 def _files(index: int, labels: bool) -> tuple[str, str]:
@@ -119,6 +112,16 @@ def _files(index: int, labels: bool) -> tuple[str, str]:
 def _whole(root: Path, index: int, model: LatentDiffusion) -> bool:
     """Writing is atomic and the label map comes first, so an image means that both are there."""
     return (root / _files(index, bool(model.labels))[0]).is_file()
+
+
+def _starts(model: LatentDiffusion, run: Path, seed: int, key: Path | None) -> tuple[Callable[[int], torch.Tensor], dict[str, str]]:
+    """What gives the starting noise of each case, and what is read, with the key if there is one."""
+    reads = {"diffusion": sha256(run / "model.safetensors"), **read_json(run / "provenance.json")["reads"]}
+    if key is None:
+        return partial(_noise, model, reads["diffusion"], seed, b""), reads
+    signer = signing_key(key)
+    reads = {**reads, "key": fingerprint(signer.public_key().public_bytes_raw())}
+    return partial(_noise, model, reads["diffusion"], seed, secret(signer, MARKS)), reads
 
 
 def _noise(model: LatentDiffusion, weights: str, seed: int, hidden: bytes, index: int) -> torch.Tensor:
