@@ -99,5 +99,5 @@ def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
 
 def _traced(tracer: Tracer, file: Path) -> Iterator[str]:
     for place, trace in tracer(read_volume(file)).items():
-        told = f"watermark of {tracer.released.cases[trace.index].case} in its {place} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"
-        yield ("carries the " if trace.found else "no ") + told
+        told = f"watermark of {tracer.released.cases[trace.index].case} in its {place}"
+        yield f"{'carries the' if trace.found else 'no'} {told} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"
