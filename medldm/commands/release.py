@@ -166,5 +166,3 @@ def _cohort(source: Cohort, cases: tuple[Case, ...], root: Path, found: Audit, o
 
 def _progress(steps: Iterable, title: str) -> Iterable:
     return track(steps, title, console=Console(stderr=True), transient=True)
-
-
