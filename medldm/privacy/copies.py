@@ -18,7 +18,7 @@ from medldm.metrics.base import Images
 COARSE, FINE = 16, 24  # blocks along the longest side
 ANGLES = (-6.0, 0.0, 6.0)  # degrees about each axis, searched at first
 SHIFTS = (-1, 0, 1)  # coarse blocks
-NEIGHBOURS = 1.0  # blocks of the Gaussian mean that details are the difference to, on the coarse grid; twice as many on the fine one
+NEIGHBOURS = 1.0  # blocks of the Gaussian mean that details are the difference to, on the coarse grid; as much of the image on the fine one
 CANDIDATES = 3
 OVERLAP = 0.5  # of the smaller image, that has to lie in the other one
 EVALUATIONS = 300
