@@ -4,7 +4,7 @@
         [--supervised STEPS] [--kspace FILE]
 
 Everything is tuned and calibrated on the patients of the split "val" and judged on those of the split "test", with several masks or noise
-draws each. `--supervised` trains a U-Net for each task, too, `--kspace` takes coil maps from measured k-space [coils I J (K)] in place of
+draws each. `--supervised` trains a network for each task alone, too, `--kspace` takes coil maps from measured k-space [coils I J (K)] in place of
 simulated ones. Estimates are kept in --out, so that a run that was stopped goes on. The quick mode has the tasks r4 and r8 and 8 patients,
 `--full` all tasks.
 """
@@ -174,8 +174,8 @@ def main() -> None:
         best = next(iter(methods))
         make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
         if options.supervised:
-            methods["supervised"] = network = Supervised(acquisition, restoration.anatomy)
-            network.train(Images(cohort.split("train")), options.supervised, root / "supervised.safetensors")
+            methods["supervised"] = network = Supervised(acquisition, restoration)
+            network.fit(Images(cohort.split("train")), options.supervised, root / "supervised.safetensors")
         every = [kept(root / f"{case.key}.npz", partial(make, case)) for case in (*known, *judged)]
         result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration, best).items()}
     names = {

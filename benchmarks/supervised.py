@@ -1,90 +1,74 @@
-"""The yardstick of `reconstruction.py`: a 3-D U-Net of MONAI trained for one kind of measurement alone, from linear estimates to images."""
+"""The yardstick of `reconstruction.py`: a network trained end to end for one kind of measurement alone, measurements inside (Aggarwal et al. 2019)."""
 
+import copy
+import math
 from pathlib import Path
 
 import torch
-from monai.networks.nets import UNet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medldm.diffusion.posteriors.refine import refine
+from medldm.diffusion.restoration import Restoration
 from medldm.files import atomic
 from medldm.machine import cpu_has_bf16
 from medldm.metrics.base import Images
-from medldm.models.autoencoder import pad_to_multiple
 from medldm.operators.acquisitions import Acquisition
-from medldm.operators.anatomy import Anatomy
-from medldm.operators.base import LinearOperator
-from medldm.randomness import keyed, seeded
+from medldm.operators.base import LinearOperator, conjugate_gradients
+from medldm.operators.classical import largest_eigenvalue
+from medldm.randomness import keyed
 
-WIDTHS, FACTOR = (32, 64, 128), 4
-DRAWS = 3  # masks or noises of each training image
-BATCH, CROP, RATE = 4, 32, 2e-3
+TURNS, PRODUCTS = 5, 6
+BATCH, RATE, WARM_UP = 2, 3e-4, 0.05
+LEVELS, PENALTIES = (0.3, 0.1), (0.02, 0.02)  # first and last turn, to begin with
 
 
-class Supervised:
-    """x^ = refine(l + U(l)), l the best linear estimate of measurements of one kind.
+class Supervised(nn.Module):
+    """x <- argmin |A x - y|^2 + p_k |x - F(x, l_k)|^2 in five turns, from the best linear estimate; weights of F, l and p are learnt for A.
 
     Args:
-        acquisition: that kind.
-        anatomy: what the linear estimate knows.
+        acquisition: kind of measurements.
+        restoration: a restorer, whose weights F begins with, and the anatomy that the linear estimate knows.
     """
 
-    def __init__(self, acquisition: Acquisition, anatomy: Anatomy):
-        self.acquisition, self.anatomy = acquisition, anatomy
-        with seeded(0, "supervised"):
-            self.network: nn.Module = UNet(3, 1, 1, WIDTHS, (2,) * (len(WIDTHS) - 1), num_res_units=2)
+    def __init__(self, acquisition: Acquisition, restoration: Restoration):
+        super().__init__()
+        self.acquisition, self.restoration = acquisition, copy.deepcopy(restoration)
+        self.levels, self.penalties = (nn.Parameter(torch.linspace(*map(math.log, ends), TURNS)) for ends in (LEVELS, PENALTIES))
 
-    def train(self, images: Images, steps: int, path: Path) -> None:
-        """Least squares on draws of every image; weights are kept in a file, and read where it is there."""
+    def fit(self, images: Images, steps: int, path: Path) -> None:
+        """Least squares on whole images, every time measured anew; weights are kept in a file, and read where it is there."""
         if path.is_file():
-            self.network.load_state_dict(load_file(path))
+            self.load_state_dict(load_file(path))
             return
-        pairs = [self._pair(images, index, draw) for index in track(range(len(images)), "linear estimates") for draw in range(DRAWS)]
-        size = [min(CROP, min(pair.shape[axis] for pair in pairs)) // FACTOR * FACTOR for axis in (1, 2, 3)]
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=RATE, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.05)
-        self.network.train()
+        optimizer = torch.optim.AdamW(self.parameters(), lr=RATE, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=WARM_UP)
         for step in track(range(steps), "supervised"):
-            batch = _crops(pairs, size, step)
-            loss = (self._improved(batch[:, :1]) - batch[:, 1:]).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            for index in torch.randint(len(images), (BATCH,), generator=keyed("supervised", step)).tolist():
+                x = torch.from_numpy(images.image(index)).float()[None]
+                operator, y = self.acquisition.measure(x, images.spacing(index), f"supervised-{images.cases[index].case}-{step}")
+                ((self.improved(operator, y) - x).square().mean() / BATCH).backward()
+            nn.utils.clip_grad_norm_(self.parameters(), 0.1)
             optimizer.step()
+            optimizer.zero_grad()
             schedule.step()
         with atomic(path) as temporary:
-            save_file(self.network.state_dict(), temporary)
+            save_file(self.state_dict(), temporary)
 
     @torch.inference_mode()
-    def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
+    def forward(self, operator: LinearOperator, y: Tensor) -> Tensor:
         """The image [1 1 I J K]."""
-        self.network.eval()
-        padded, crop = pad_to_multiple(self._linear(operator, y), FACTOR)
-        return refine(operator, y, self._improved(padded)[(..., *crop)], self.acquisition.noise)
+        return refine(operator, y, self.improved(operator, y), self.acquisition.noise)
 
-    def _improved(self, linear: Tensor) -> Tensor:
-        with torch.autocast(linear.device.type, dtype=torch.bfloat16, enabled=cpu_has_bf16()):
-            return linear + self.network(linear).float()
-
-    def _linear(self, operator: LinearOperator, y: Tensor) -> Tensor:
-        shape = tuple(operator.adjoint(y).shape[2:])
-        return self.anatomy.prior(shape, self.acquisition.noise)(operator, y)
-
-    @torch.inference_mode()
-    def _pair(self, images: Images, index: int, draw: int) -> Tensor:
-        """Linear estimate and truth [2 I J K]."""
-        x = torch.from_numpy(images.image(index)).float()[None]
-        operator, y = self.acquisition.measure(x, images.spacing(index), f"supervised-{images.cases[index].case}-{draw}")
-        return torch.cat([self._linear(operator, y)[0], x[0]]).clone()
-
-
-def _crops(pairs: list[Tensor], size: list[int], step: int) -> Tensor:
-    """A batch of random places of random pairs [B 2 I J K]."""
-    generator = keyed("supervised", step)
-    batch = []
-    for which in torch.randint(len(pairs), (BATCH,), generator=generator).tolist():
-        start = [int(torch.randint(n - length + 1, (), generator=generator)) for n, length in zip(pairs[which].shape[1:], size, strict=True)]
-        batch.append(pairs[which][(slice(None), *(slice(s, s + n) for s, n in zip(start, size, strict=True)))])
-    return torch.stack(batch)
+    def improved(self, operator: LinearOperator, y: Tensor) -> Tensor:
+        """What is learnt."""
+        back = operator.adjoint(y)
+        with torch.no_grad():
+            x = self.restoration.anatomy.prior(tuple(back.shape[2:]), self.acquisition.noise)(operator, y)
+            mean, unit = self.restoration.mean_like(back), largest_eigenvalue(operator, back)
+        for level, penalty in zip(self.levels.exp(), unit * self.penalties.exp(), strict=True):
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=cpu_has_bf16()):
+                v = self.restoration.restorer(x, level[None], mean).float()
+            x = conjugate_gradients(lambda d, p=penalty: operator.normal(d) + p * d, back + penalty * v, PRODUCTS, start=v)
+        return x
