@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from safetensors.torch import load_file
 
 from medldm.cli import COMMANDS, arguments_of, main
 from medldm.cohort import Cohort
+from medldm.commands import surrogate as surrogates
 from medldm.commands.cache_latents import cache_latents
 from medldm.commands.evaluate import evaluate
 from medldm.commands.generate import generate
 from medldm.commands.reconstruct import reconstruct
+from medldm.commands.surrogate import surrogate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.commands.train_restorer import train_restorer
@@ -23,10 +26,15 @@ from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.samplers.euler import Euler
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_json
+from medldm.metrics.base import Images
 from medldm.models.latents import weights_digest
 from medldm.models.lean import LeanAutoencoder
 from medldm.models.nets import UNet
 from medldm.operators.acquisitions import MissingBlock
+from medldm.privacy import audit as auditing
+from medldm.privacy import copies
+from medldm.privacy.identity import Disguise
+from medldm.privacy.membership import signals
 from medldm.report.viewer import bundle
 from medldm.run import load_model, save_model
 from medldm.training.options import Training
@@ -247,6 +255,68 @@ def test_a_folder_of_the_wrong_kind_is_refused_by_name(chain, phantom_cohort, tm
     (tmp_path / "file").write_text("")
     assert "not a directory" in refused(capsys, "generate", "--run", chain / "diffusion", "--count", 1, "--out", tmp_path / "file" / "x")
     assert not out.exists()
+
+
+def test_privacy_of_cohort_and_model_is_audited(chain, phantom_cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(auditing, "PLANTED", 2)
+    monkeypatch.setattr(copies, "EVALUATIONS", 40)
+    given = dict(reference=phantom_cohort.root, generated=chain / "generated")
+    with pytest.raises(UserError, match="--privacy, which is not given"):
+        evaluate(tmp_path / "none", **given, diffusion=chain / "diffusion")
+    shutil.copytree(chain / "generated", tmp_path / "other")
+    other = Cohort.load(tmp_path / "other")
+    replace(other, parents={**other.parents, "diffusion": "f00d"}).save()
+    with pytest.raises(UserError, match="was not made by"):
+        evaluate(tmp_path / "none", phantom_cohort.root, tmp_path / "other", privacy=True, diffusion=chain / "diffusion")
+    evaluate(tmp_path / "audited", **given, privacy=True, diffusion=chain / "diffusion")
+    found, table = read_json(tmp_path / "audited" / "privacy.json"), rows(tmp_path / "audited" / "metrics.csv")
+    assert found["cohort"]["verdict"] == found["model"]["verdict"] == "inconclusive", "two held-out patients say nothing"
+    assert {"copy_share", "copies_found", "nndr_haar_v1", "closer_to_training_haar_v1", "membership_auc_loss", "membership_auc_redrawn"} <= set(table)
+    page = (tmp_path / "audited" / "report.html").read_text()
+    assert "Sharing the cohort: inconclusive" in page and "Sharing the model: inconclusive" in page
+    assert "copy_similarity" in (tmp_path / "audited" / "cases.csv").read_text().splitlines()[0]
+
+
+def test_attacks_see_a_case_alike_whatever_is_beside_it(chain, phantom_cohort):
+    model, cohort = load_model(chain / "diffusion").eval(), Cohort.load(phantom_cohort.root)
+    whole = Images(cohort.split("test"))
+    part = whole.take(1, 3)
+    found = signals(model, part, 0)
+    assert found == signals(model, whole, [case.case for case in whole.cases].index(part.cases[0].case))
+    assert all(-1e3 < value < 0 for value in found.values())
+
+
+def test_surrogates_stand_for_cases_and_only_the_links_lead_back(chain, phantom_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "EVALUATIONS", 40)
+    how = Disguise(group=2, attempts=1, steps=2, steering=None, likeness=0.2)
+    given = (phantom_cohort.root, chain / "diffusion")
+    made = surrogate(*given, tmp_path / "made", how, links=tmp_path / "links.csv")
+    pairs = rows(tmp_path / "links.csv")
+    assert set(pairs) == {case.case for case in phantom_cohort} and sorted(filter(None, pairs.values())) == [case.case for case in made]
+    assert made.synthetic and made.facts["release"] == "unreleased" and len(made) > 0
+    for case in made:
+        image, label = read_volume(made.path(case.image)), read_volume(made.path(case.label), "label")
+        assert image.shape == label.shape == case.shape and torch.isfinite(image.data).all()
+    written = "".join(path.read_text() for path in (tmp_path / "made").rglob("*") if path.suffix in (".csv", ".json"))
+    assert not [case.case for case in phantom_cohort if case.case in written or case.patient in written]
+    with pytest.raises(UserError, match="exists"):
+        surrogate(*given, tmp_path / "again", how, links=tmp_path / "links.csv")
+    with pytest.raises(UserError, match="among the surrogates"):
+        surrogate(*given, tmp_path / "again", how, links=tmp_path / "again" / "links.csv")
+    with pytest.raises(UserError, match="no usable case 'nobody'"):
+        surrogate(*given, tmp_path / "again", how, cases=["nobody"])
+    names = [case.case for case in phantom_cohort][:2]
+    monkeypatch.setattr(surrogates, "distinct", lambda catalogue, *rest: list(range(len(catalogue))))  # tested on its own
+    chosen = surrogate(*given, tmp_path / "chosen", how, names, tmp_path / "chosen.csv", chain / "generated")
+    catalogue = Cohort.load(chain / "generated")
+
+    def digest(cohort, case):
+        return read_volume(cohort.path(case.image)).data.numpy().tobytes()
+
+    assert len(chosen) == 2 and {digest(chosen, case) for case in chosen} <= {digest(catalogue, case) for case in catalogue}
+    assert set(rows(tmp_path / "chosen.csv")) == set(names)
+    with pytest.raises(UserError, match="5 cases that are like no patient, and"):
+        surrogate(*given, tmp_path / "more", how, catalogue=chain / "generated")
 
 
 def test_patients_that_a_model_may_have_seen_are_not_evaluated_on(chain, phantom_source, tmp_path, capsys):

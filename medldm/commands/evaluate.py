@@ -30,6 +30,8 @@ def evaluate(
     independent: bool = False,
     features: list[Path] | Path | None = None,
     downstream: Downstream | None = None,
+    privacy: bool = False,
+    diffusion: Path | None = None,
     series: bool = False,
     inside: tuple[str, ...] = (),
     lesions: tuple[str, ...] = (),
@@ -52,6 +54,8 @@ def evaluate(
         features: networks to measure distances in, beside haar_v1 and radiomics_v1: runs of `train-features`, or local files of MedicalNet
             or RadImageNet.
         downstream: train a network on real, synthetic and both kinds of cases, and test it on the held-out patients; not by default.
+        privacy: search for copies of training cases as `release` does, and say what the cohort gives away (`privacy.json`); about 1.5 s a case.
+        diffusion: with --privacy, the run that made the cases: attacks tell whether it gives away who it was trained on; about 1 s a patient.
         inside: structures inside of which reconstructed images are compared; by default all voxels are.
         lesions: structures whose pieces are counted one by one, as lesions found and made up.
         series: the contrasts of an image are its time points; judge how they change.
@@ -70,7 +74,9 @@ def evaluate(
     arguments = {name: value for name, value in locals().items() if name not in ("out", "memory", "offload", "jobs", "networks")}
     out = Path(out)
     bounded, judged = offload or memory is not None, Judged(inside, lesions)
-    wanted = Wanted(reference, generated, autoencoder, split, independent, networks, downstream, series, judged, bounded, seed, jobs)
+    wanted = Wanted(
+        reference, generated, autoencoder, split, independent, networks, downstream, series, judged, bounded, seed, jobs, privacy, diffusion
+    )
     found = wanted.open(_progress)
     _hold_to(found, memory, offload)
     reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(networks, 1)}

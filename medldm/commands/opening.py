@@ -8,8 +8,9 @@ import numpy as np
 
 from medldm.cohort import Cohort
 from medldm.commands.within import device
+from medldm.diffusion.model import LatentDiffusion
 from medldm.errors import UserError
-from medldm.files import read_json
+from medldm.files import read_json, sha256
 from medldm.metrics.base import Images
 from medldm.metrics.features import Features, Haar
 from medldm.metrics.radiomics import Radiomics
@@ -19,6 +20,7 @@ from medldm.models.features import load_features
 from medldm.report.downstream import Study
 from medldm.report.evaluation import Evaluation
 from medldm.report.network_features import NetworkFeatures
+from medldm.report.privacy import Privacy
 from medldm.report.reconstruction import Judged, check_fit
 from medldm.report.synthesis import Synthesis
 from medldm.run import load_model
@@ -45,6 +47,8 @@ class Wanted:
     bounded: bool
     seed: int
     jobs: int = 1
+    privacy: bool = False
+    diffusion: Path | None = None
 
     def open(self, progress: Progress) -> Evaluation:
         """Everything that is to be evaluated.
@@ -75,10 +79,11 @@ class Wanted:
                 cohort.check_files(progress)
         synthesis = self._synthesis(generated, held_out, training, progress) if generated else None
         study = self._study(real, generated) if self.downstream and generated else None
+        privacy = self._privacy(training, held_out, generated) if self.privacy and generated else None
         named = {"reference": self.reference, "generated": self.generated, "autoencoder": self.autoencoder}
         folders = {role: Path(folder) for role, folder in named.items() if folder}
         on = f"split {self.split} of cohort {real.fingerprint()[:12]}", f"generated cohort {generated.fingerprint()[:12]}" if generated else ""
-        return Evaluation(folders, self.split, on, self.seed, held_out, model, synthesis, study, self.judged)
+        return Evaluation(folders, self.split, on, self.seed, held_out, model, synthesis, study, privacy, self.judged)
 
     def _check_options(self) -> None:
         """Refuse options that nothing here would follow."""
@@ -86,8 +91,9 @@ class Wanted:
             raise UserError("There is nothing to evaluate.", "Give --generated COHORT, --autoencoder RUN, or both.")
         if self.generated is None and self.downstream:
             raise UserError("--downstream compares generated with real cases; there are none.", "Give --generated COHORT.")
-        needs = {
-            "--generated COHORT": (self.generated, {"features": self.networks, "series": self.series}),
+        needs: dict[str, tuple[object, dict[str, object]]] = {
+            "--generated COHORT": (self.generated, {"features": self.networks, "series": self.series, "privacy": self.privacy}),
+            "--privacy true": (self.privacy or None, {"diffusion": self.diffusion}),
             "--autoencoder RUN": (
                 self.autoencoder,
                 {"inside": self.judged.inside, "lesions": self.judged.lesions, "memory or offload": self.bounded},
@@ -106,6 +112,25 @@ class Wanted:
         unseen = self.split != "train" and len(training) > 0
         features = _features(self.networks, generated, held_out, progress)
         return Synthesis(Images(generated), held_out, training if unseen else None, self.seed, features, self.series, not self.independent)
+
+    def _privacy(self, training: Images, held_out: Images, generated: Cohort) -> Privacy:
+        """What is audited.
+
+        Raises:
+            UserError: the reference does not hold the training patients and others, or the model is another one.
+        """
+        if self.independent or self.split == "train" or not len(training):
+            found = "--privacy compares with the patients that the model was trained on, and with others"
+            raise UserError(f"{found}.", "Give the cohort that it was trained on as --reference, with a held-out --split.")
+        model = None
+        if self.diffusion:
+            model = load_model(self.diffusion)
+            if not isinstance(model, LatentDiffusion):
+                raise UserError(f"{self.diffusion} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+            if generated.parents.get("diffusion") != sha256(self.diffusion / "model.safetensors"):
+                raise UserError(f"{generated.root} was not made by {self.diffusion}.", "Give the run that `generate` was given.")
+        made = Images(generated)
+        return Privacy(made, training, held_out, model.to(device()).eval() if model else None, self.seed)
 
     def _study(self, real: Cohort, generated: Cohort) -> Study:
         """What a downstream study is made of.

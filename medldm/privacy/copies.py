@@ -70,6 +70,15 @@ class _Details:
     known: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Coarse:
+    """For each training case the largest correlation on the coarse grid [n], and the reflection [n 3], turns and shifts [n 6] that reach it."""
+
+    similarity: np.ndarray
+    signs: np.ndarray
+    start: np.ndarray
+
+
 class CopySearch:
     """Finds the training case that an image is most like, whatever way it is turned.
 
@@ -87,34 +96,40 @@ class CopySearch:
         self.fine = [self._details(*case, FINE) for case in found]
         self.coarse = _rows(self._details(*case, COARSE).values for case in found)
 
-    def nearest(self, image: np.ndarray, spacing: Sequence[float]) -> Match:
+    def nearest(self, image: np.ndarray, spacing: Sequence[float], among: Sequence[int] | None = None) -> Match:
         """The training case that an image is most like.
 
         Args:
             image: voxels [I J K].
             spacing: millimetres along I, J, K.
+            among: training cases to look at; all by default.
         """
-        fine = self._details(image, spacing, FINE)
-        starts = self._coarsely(self._details(image, spacing, COARSE))
-        return max((self._aligned(fine, case, *start) for case, start in starts.items()), key=lambda match: match.similarity)
+        fine, coarse = self._details(image, spacing, FINE), self._coarsely(self._details(image, spacing, COARSE))
+        looked_at = np.arange(len(self.fine)) if among is None else np.array(among)
+        first = looked_at[np.argsort(-coarse.similarity[looked_at], kind="stable")[:CANDIDATES]]
+        return max((self._aligned(fine, case, coarse) for case in first.tolist()), key=lambda match: match.similarity)
 
-    def _coarsely(self, image: _Details) -> dict[int, tuple[tuple[int, ...], np.ndarray]]:
-        """The most similar training cases, each with a reflection and, in fine blocks, turns and shifts to start from."""
-        shifts = list(itertools.product(SHIFTS, repeat=3))
-        best: dict[int, tuple[float, tuple[int, ...], np.ndarray]] = {}
+    def similarities(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """Correlation with each training case [cases] on the coarse grid, in the pose that suits it best; see `nearest` for the arguments."""
+        return self._coarsely(self._details(image, spacing, COARSE)).similarity
+
+    def _coarsely(self, image: _Details) -> _Coarse:
+        """The best of all reflections, turns and shifts for each training case."""
+        shifts, count = list(itertools.product(SHIFTS, repeat=3)), len(self.fine)
+        found = _Coarse(np.full(count, -np.inf), np.ones((count, 3), int), np.zeros((count, 6)))
         for signs, angles in itertools.product(itertools.product((1, -1), repeat=3), itertools.product(ANGLES, repeat=3)):
             turned = np.pad(_moved(image.values[_mirror(signs)], np.radians(angles), np.zeros(3)), 1)
             rows = _rows(turned[tuple(slice(1 + s, 1 + s + COARSE) for s in shift)] for shift in shifts)
-            alike, which = (rows @ self.coarse.T).max(0)
-            for case in alike.topk(min(CANDIDATES, len(alike))).indices.tolist():
-                if case not in best or best[case][0] < float(alike[case]):
-                    shift = np.multiply(shifts[int(which[case])], FINE / COARSE)
-                    best[case] = (float(alike[case]), signs, np.concatenate([np.radians(angles) * LEVER, shift]))
-        first = sorted(best, key=lambda case: -best[case][0])[:CANDIDATES]
-        return {case: best[case][1:] for case in first}
+            alike, which = (part.numpy() for part in (rows @ self.coarse.T).max(0))
+            better = alike > found.similarity
+            found.similarity[better], found.signs[better] = alike[better], signs
+            shift = np.multiply(shifts, FINE / COARSE)[which[better]]
+            found.start[better] = np.concatenate([np.tile(np.radians(angles) * LEVER, (len(shift), 1)), shift], axis=1)
+        return found
 
-    def _aligned(self, image: _Details, case: int, signs: tuple[int, ...], start: np.ndarray) -> Match:
+    def _aligned(self, image: _Details, case: int, coarse: _Coarse) -> Match:
         """The largest correlation with a training case that turns and shifts near a start reach."""
+        signs = tuple(coarse.signs[case].tolist())
         training, mirror = self.fine[case], _mirror(signs)
         values, known = image.values[mirror], image.known[mirror].astype(np.float64)
         least = OVERLAP * min(known.sum(), training.known.sum())
@@ -127,7 +142,7 @@ class CopySearch:
             a, b = a - a.mean(), b - b.mean()
             return 1.0 - float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
 
-        found = optimize.minimize(unlike, start, method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": EVALUATIONS})
+        found = optimize.minimize(unlike, coarse.start[case], method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": EVALUATIONS})
         shift = found.x[3:] * self.side / FINE
         return Match(case, 1.0 - float(found.fun), Pose(signs, tuple((found.x[:3] / LEVER).tolist()), tuple(shift.tolist())))
 

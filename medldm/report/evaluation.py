@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medldm.files import atomic, read_yaml, write_csv
+from medldm.files import atomic, read_yaml, write_csv, write_json
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.models.autoencoder import Autoencoder
 from medldm.report.downstream import Study, study_figure, study_scores, write_study
 from medldm.report.html import Figure, Item, Section, Text, write_report
 from medldm.report.mosaic import mosaic
 from medldm.report.plots import plot_curves, read_history
+from medldm.report.privacy import Privacy
 from medldm.report.reconstruction import (
     Judged,
     Values,
@@ -52,6 +53,7 @@ class Evaluation:
         model: judged by its reconstructions of them, or None.
         synthesis: judged beside them, or None.
         study: trained to see what the synthetic cases are worth, or None.
+        privacy: audited, or None.
         judged: what is looked at in reconstructions.
     """
 
@@ -63,6 +65,7 @@ class Evaluation:
     model: Autoencoder | None
     synthesis: Synthesis | None
     study: Study | None = None
+    privacy: Privacy | None = None
     judged: Judged = field(default_factory=Judged)
 
     def measure(self, out: Path, progress: Progress) -> list[Score]:
@@ -80,7 +83,13 @@ class Evaluation:
             trained = self.study.run(held_out, out / "downstream", progress)
             scores += study_scores(trained, self.study.told, self.seed)
             write_study(out / "downstream.csv", trained)
+        found = self.privacy.find(progress) if self.privacy else None
+        if found:
+            scores += found.scores()
+            write_json(out / "privacy.json", {what: {"verdict": state, "reason": reason} for what, (state, reason) in found.verdicts().items()})
         made, real = synthesis.values() if synthesis else ([], [])
+        for row, similarity in zip(made, found.cohort.generated if found else (), strict=False):
+            row["copy_similarity"] = similarity
         scores = rebuilt + [score.also_on(self.on[1]) for score in scores]
         write_scores(out / "metrics.csv", scores, self.on[0])
         generated = synthesis.generated if synthesis else held_out
@@ -92,6 +101,7 @@ class Evaluation:
             Section("At a glance", [overview]),
             Section("Step through", [_viewer(self, rows)]),
             Section("Downstream", [study_figure(scores)] if self.study else []),
+            Section("Privacy", found.items() if found else []),
             Section("Synthesis", synthesis.figures(made) if synthesis else []),
             Section("Reconstruction", [reconstruction_figures(model, held_out, rows)] if model else []),
             Section("Figures and their intervals", [score_table("", scores)]),

@@ -142,6 +142,28 @@ def plot_arms(lines: Mapping[str, Sequence[tuple[int, Score]]], title: str) -> b
     return png()
 
 
+def plot_groups(groups: Mapping[str, Sequence[float] | np.ndarray], limit: float | None, name: str) -> bytes:
+    """Values of each group on a line of its own, their medians, and a limit across all of them.
+
+    Args:
+        groups: name -> values.
+        limit: a dashed line; none where None or not finite.
+        name: of the values.
+    """
+    rng = np.random.default_rng(0)
+    with _figure(1, 1, (8, 0.9 + 0.55 * len(groups))) as (axes, png):
+        axis = axes[0]
+        for row, (line, values) in enumerate(zip(LINES, groups.values(), strict=False)):
+            values = np.asarray(values)
+            axis.scatter(values, row + rng.uniform(-0.22, 0.22, len(values)), s=16, color=line, alpha=0.65, linewidths=0)
+            axis.plot([np.median(values)] * 2, [row - 0.34, row + 0.34], color=line, lw=2.2)
+        if limit is not None and np.isfinite(limit):
+            axis.axvline(limit, color=INK, lw=1.2, ls="--")
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlabel=name, ylim=(len(groups) - 0.5, -0.5))
+    return png()
+
+
 @contextmanager
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> Iterator[tuple[list[Any], Any]]:
     """Axes without a global state of matplotlib, and a function that gives the PNG."""

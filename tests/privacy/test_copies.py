@@ -117,3 +117,8 @@ def test_the_verdict(held_out, generated, planted, state):
     scores = {score.name: score for score in found.scores()}
     assert scores["copy_share"].value == np.mean(found.copies)
     assert scores["copies_found"].value == np.mean(np.array(planted) > found.limit)
+
+
+def test_with_few_held_out_patients_what_is_more_alike_than_all_of_them_still_counts_as_a_copy():
+    found = Audit((0.3, 0.6, 0.5), (0.59, 0.61, 0.99), (0.9,) * 20)
+    assert found.limit == 0.6 and found.copies == [False, True, True] and found.verdict()[0] == "inconclusive"
