@@ -37,14 +37,15 @@ COMMANDS = {
     "generate": "make a labelled synthetic cohort",
     "reconstruct": "images from undersampled, noisy or thick-slice measurements, with a cohort as the prior",
     "restore": "put volumes of a cohort back on the grids of their sources",
-    "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon",
+    "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon, or a synthetic one as DICOM",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
     "release": "audit a synthetic cohort for copies of patients, and mark and sign what passes",
+    "surrogate": "make synthetic cases that stand for real ones and do not lead back to them",
     "verify": "say whether volumes are what was signed, and where they come from",
     "compare": "show evaluations side by side, with paired differences",
 }
 #: Command -> the argument that is given without its name, once or several times, and what it is.
-POSITIONAL = {"compare": ("runs", "folders to compare"), "verify": ("paths", "NIfTI files, or folders of them")}
+POSITIONAL = {"compare": ("runs", "folders to compare"), "verify": ("paths", "NIfTI or DICOM files, or folders of them")}
 #: What needs less memory, per command.
 KNOBS = {
     "train-autoencoder": "Lower crop or training.batch, set training.checkpointing, or leave whole_from away.",

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.opening import refuse_strangers
+from medldm.data.dicom.rounding import rounded
 from medldm.errors import UserError
 from medldm.files import sha256, write_csv, write_text
 from medldm.metrics.base import Images, write_scores
@@ -135,7 +136,7 @@ def _released(
     state, reason = found.verdict()
     manifest = {
         "schema": SCHEMA, "id": name.hex(), "case": case.case, "synthetic": True, "created": time.strftime("%Y-%m-%d", time.gmtime()),
-        "content": {role: content_digest(_stored(volume)) for role, (_, volume) in files.items()},
+        "content": {role: content_digest(_stored(volume)) for role, (_, volume) in files.items()} | _as_dicom(image),
         "model": {"weights": weights, "training": source.parents.get("cohort", "")}, "seed": [seed, index],
         "conditions": {key: str(value) for key, value in case.covariates.items() if value is not None},
         "mark": {"kind": "image", "psnr": str(mark.psnr), "band": [str(f) for f in mark.band]} if mark else None,
@@ -153,11 +154,17 @@ def _stored(volume: Volume) -> Volume:
     return replace(volume, affine=volume.affine.astype("float32").astype("float64"))
 
 
+def _as_dicom(image: Volume) -> dict[str, str]:
+    """Digests of the contrasts in the 16 bits in which `export` writes them as DICOM, so that these files can be verified too."""
+    return {f"dicom_{n}": content_digest(contrast.volume) for n, contrast in enumerate(rounded(image), start=1)}
+
+
 def _cohort(source: Cohort, cases: tuple[Case, ...], root: Path, found: Audit, override: str | None) -> Cohort:
     state, reason = found.verdict()
     facts = {
         "seeds": {case.case: source.facts["seeds"][case.case] for case in cases},
         "release": {"audit": state, "reason": reason, "override": override, "withheld": len(source) - len(cases)},
+        **({"privacy": source.facts["privacy"]} if "privacy" in source.facts else {}),
     }
     result = replace(source, root=root, cases=cases, facts=facts)
     result.save()

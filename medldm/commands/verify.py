@@ -1,24 +1,28 @@
 """`medldm verify`: whether volumes are what somebody signed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from medldm.cohort import Cohort
+from medldm.data.dicom.alone import private_texts, read_alone
+from medldm.data.dicom.headers import is_dicom, read_header
 from medldm.diffusion.model import LatentDiffusion
 from medldm.errors import UserError
 from medldm.metrics.base import Images
 from medldm.privacy.traces import Tracer
 from medldm.provenance.image_mark import ImageMark
 from medldm.provenance.keys import MARKS, fingerprint, public_key, secret, signing_key
-from medldm.provenance.manifest import Verdict
+from medldm.provenance.manifest import Verdict, among, judge
 from medldm.provenance.manifest import verify as verdict_of
 from medldm.run import load_model
 from medldm.volume import read_volume
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz", ".dcm")
 
 
 def verify(
@@ -34,7 +38,7 @@ def verify(
     to, also after it was mirrored, turned, shifted, cut, resampled or given other intensities. Exit code 2 unless all are valid.
 
     Args:
-        paths: NIfTI files, or folders of them such as a released cohort.
+        paths: NIfTI files, DICOM files that `export` wrote, or folders of them such as a released cohort.
         trust: public keys (NAME.pub) that are vouched for.
         released: the released cohort, to look for its watermarks.
         key: the private key that signed it.
@@ -55,7 +59,7 @@ def verify(
     tracer = _tracer(Path(released), Path(key), run) if released and key else None
     verdicts = {}
     for file in track(files, "verifying", console=Console(stderr=True), transient=True):
-        verdicts[file] = verdict_of(file, trusted)
+        verdicts[file] = verdict(file, trusted)
         print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
         if tracer and verdicts[file].state != "valid":
             print("\n".join(f"{'':17} {line}" for line in _traced(tracer, file)))
@@ -71,22 +75,42 @@ def _files(path: Path) -> Iterator[Path]:
         return
     found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     if not found:
-        raise UserError(f"{path} " + ("holds no NIfTI file." if path.is_dir() else "does not exist."), "Give a .nii.gz file or a folder of them.")
+        raise UserError(
+            f"{path} " + ("holds no NIfTI file and no .dcm file." if path.is_dir() else "does not exist."), "Give a file or a folder of them."
+        )
     yield from found
 
 
-def _told(verdict: Verdict) -> str:
-    signer = f" Signed by {fingerprint(verdict.key)}." if verdict.key and verdict.state != "valid" else ""
-    return verdict.reason + signer
+def verdict(file: Path, trusted: list[bytes]) -> Verdict:
+    """What the signed manifest of a NIfTI or DICOM file says of it.
+
+    Args:
+        file: an image or a label map.
+        trusted: public keys that are vouched for, 32 bytes each.
+
+    Raises:
+        BadVolume: the file holds no usable volume.
+    """
+    if not is_dicom(file):
+        return verdict_of(file, trusted)
+    found = judge(among(private_texts(file)), partial(read_alone, file), trusted)
+    if found.manifest and found.manifest["synthetic"] and not read_header(file).synthetic:
+        return replace(found, state="tampered", reason="The header does not say any more that it is synthetic.")
+    return found
+
+
+def _told(found: Verdict) -> str:
+    signer = f" Signed by {fingerprint(found.key)}." if found.key and found.state != "valid" else ""
+    return found.reason + signer
 
 
 def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
     cohort, signer = Cohort.load(released), signing_key(key)
     own = [signer.public_key().public_bytes_raw()]
     found = {case.case: verdict_of(cohort.path(case.image), own) for case in cohort}
-    if wrong := next((case for case, verdict in found.items() if verdict.state != "valid"), None):
+    if wrong := next((case for case, one in found.items() if one.state != "valid"), None):
         raise UserError(f"{wrong} of {released} is {found[wrong].state}.", "Give the cohort as `release` wrote it, and the key that signed it.")
-    manifests = [verdict.manifest or {} for verdict in found.values()]
+    manifests = [one.manifest or {} for one in found.values()]
     if not manifests or not (manifests[0]["mark"] or run):
         raise UserError(f"{released} was released without watermarks.", "Leave --released away.")
     mark = manifests[0]["mark"]
@@ -98,6 +122,6 @@ def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
 
 
 def _traced(tracer: Tracer, file: Path) -> Iterator[str]:
-    for place, trace in tracer(read_volume(file)).items():
+    for place, trace in tracer(read_alone(file) if is_dicom(file) else read_volume(file)).items():
         told = f"watermark of {tracer.released.cases[trace.index].case} in its {place}"
         yield f"{'carries the' if trace.found else 'no'} {told} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"

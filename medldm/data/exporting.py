@@ -77,7 +77,7 @@ def write_nnunet(cohort: Cohort, root: Path, name: str, done: Callable[[Case], N
     }
     if splits := folds(cohort):
         write_json(root / "splits_final.json", splits)
-    write_csv(root / "covariates.csv", _table(cohort))
+    write_csv(root / "covariates.csv", covariates_table(cohort))
     write_json(root / "dataset.json", about)  # last: with it the folder is a data set
 
 
@@ -131,7 +131,7 @@ def write_msd(cohort: Cohort, root: Path, name: str, done: Callable[[Case], None
         "test": [f"./imagesTs/{case.case}.nii.gz" for case in test],
         **told,
     }
-    write_csv(root / "covariates.csv", _table(cohort))
+    write_csv(root / "covariates.csv", covariates_table(cohort))
     write_json(root / "dataset.json", about)
 
 
@@ -207,7 +207,7 @@ def _copy(source: Path, path: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _table(cohort: Cohort) -> list[tuple[object, ...]]:
+def covariates_table(cohort: Cohort) -> list[tuple[object, ...]]:
     """`covariates.csv`: patients, splits and covariates; volumes of structures are measured anew from label maps."""
     measured = {f"volume_{structure}" for structure in cohort.labels.values()} if any(case.label for case in cohort) else set()
     names = sorted(set(cohort.covariates) - measured)

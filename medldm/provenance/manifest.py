@@ -3,13 +3,14 @@
 A manifest is a JSON document of plain values. It is signed in its canonical form (sorted keys, no spaces, ASCII; after RFC 8785, with
 numbers restricted to integers, whose text nobody disputes). The envelope {manifest, public_key, signature} is stored twice: in a header
 extension of the NIfTI file, which SimpleITK and TorchIO drop when they write it again, and in a file beside it, which is forgotten when the
-file is copied alone.
+file is copied alone. DICOM files carry it in a private block.
 """
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -108,8 +109,31 @@ def verify(path: Path, trusted: Collection[bytes]) -> Verdict:
     Raises:
         BadVolume: the file holds no usable volume.
     """
-    inside = [note for note in read_notes(path) if note.startswith(b"{") or SCHEMA.encode() in note]  # one changed byte hides neither
-    notes = [*inside, *_beside(path)]
+    return judge(envelopes(path), partial(read_volume, path), trusted)
+
+
+def envelopes(path: Path) -> list[bytes]:
+    """The envelopes in a NIfTI file and beside it, whole or changed.
+
+    Raises:
+        BadVolume: the file cannot be read as NIfTI.
+    """
+    return [*among(read_notes(path)), *_beside(path)]
+
+
+def among(notes: Iterable[bytes]) -> list[bytes]:
+    """Texts of a file that are envelopes, or were: one changed byte hides none."""
+    return [note for note in notes if note.startswith(b"{") or SCHEMA.encode() in note]
+
+
+def judge(notes: Collection[bytes], read: Callable[[], Volume], trusted: Collection[bytes]) -> Verdict:
+    """What envelopes say of a volume.
+
+    Args:
+        notes: all envelopes that were found with it; they have to agree.
+        read: gives the volume, as its digest was taken.
+        trusted: public keys that are vouched for, 32 bytes each.
+    """
     if not notes:
         return Verdict("metadata_missing", "No manifest stands in the file or beside it.")
     try:
@@ -119,7 +143,7 @@ def verify(path: Path, trusted: Collection[bytes]) -> Verdict:
     manifest, key = found[0]
     if any(other != found[0] for other in found[1:]):
         return Verdict("tampered", "The manifests in the file and beside it differ.")
-    if content_digest(read_volume(path)) not in manifest["content"].values():
+    if content_digest(read()) not in manifest["content"].values():
         return Verdict("tampered", "Voxels or place are not those that were signed.", manifest, key)
     if key not in trusted:
         return Verdict("untrusted_key", "Unchanged, but signed by a key that is not among the trusted ones.", manifest, key)

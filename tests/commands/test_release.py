@@ -1,20 +1,26 @@
 """The gate: what passes is marked and signed, copies stay behind, and `verify` tells."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
 from scipy import ndimage
 
 from medldm import cli
 from medldm.cohort import Case, Cohort
+from medldm.commands.export import export
 from medldm.commands.release import release
-from medldm.commands.verify import verify
+from medldm.commands.verify import verdict, verify
 from medldm.errors import UserError
 from medldm.files import sha256
 from medldm.privacy import audit as auditing
 from medldm.privacy import copies
+from medldm.provenance.keys import public_key
+from medldm.provenance.manifest import sidecar
+from medldm.training.budget import Budget
 from medldm.volume import Volume, read_volume, write_volume
 
 SHAPE = (32, 28, 30)
@@ -62,15 +68,16 @@ def real(small):
     return write_cohort(small / "real", range(11), ["train"] * 5 + ["test"] * 6)
 
 
-def generated(root, real, seeds):
-    facts = {"seeds": {f"{root.name}-{n}": [0, n] for n in range(len(seeds))}}
+def generated(root, real, seeds, **known):
+    facts = {"seeds": {f"{root.name}-{n}": [0, n] for n in range(len(seeds))}, **known}
     return write_cohort(root, seeds, synthetic=True, parents={"cohort": real.fingerprint(), "diffusion": "f00d"}, facts=facts)
 
 
 @pytest.fixture(scope="module")
 def released(small, real):
     """Five cases and a copy, released."""
-    made = generated(small / "made", real, [100, 101, 102, 103, 104, (105, 3)])
+    budget = Budget(epsilon=7.95, delta=0.001, noise_multiplier=1.7, clip=0.5, sample_rate=0.1, steps=100)
+    made = generated(small / "made", real, [100, 101, 102, 103, 104, (105, 3)], privacy=budget.record())
     return release(made.root, real.root, small / "released", small / "keys" / "signer.pem")
 
 
@@ -79,6 +86,7 @@ def test_what_is_no_copy_is_released_with_its_datasheet(released, small):
     assert Cohort.load(released.root).facts["release"]["withheld"] == 1
     sheet = (released.root / "datasheet.md").read_text()
     assert "**pass**" in sheet and "1 cases were copies" in sheet and "5 images of 5 patients" in sheet
+    assert "Differential privacy of a patient: epsilon 7.95 at delta 0.001 (" in sheet and "not the autoencoder" in sheet
     assert (released.root / "audit.csv").read_text().splitlines()[-1].endswith(",1")
     released.check_files()
     assert (released.root / "signer.pub").read_bytes() == (small / "keys" / "signer.pem.pub").read_bytes()
@@ -132,6 +140,75 @@ def test_a_changed_file_is_told(released, tmp_path):
         verify([tmp_path / "copy"], released.root / "signer.pub")
 
 
+@pytest.fixture(scope="module")
+def dicom(released, small):
+    """The released cohort as DICOM files."""
+    return export(released.root, small / "dicom", "dicom")
+
+
+def test_dicom_files_of_a_released_cohort_are_valid(released, dicom, small, capsys):
+    trust = released.root / "signer.pub"
+    verdicts = verify([dicom], trust)
+    assert len(verdicts) == 10 and {verdict.state for verdict in verdicts.values()} == {"valid"}
+    assert {file.parent.name: verdict.manifest["case"] for file, verdict in verdicts.items()} == {case.case: case.case for case in released}
+    assert cli.main(["verify", str(dicom)]) == 2 and "untrusted_key" in capsys.readouterr().out
+
+
+def test_a_changed_byte_of_a_dicom_file_is_told(released, dicom, tmp_path):
+    """Of the manifest, of the pixels, and of what places and scales them."""
+    keys = [public_key(released.root / "signer.pub")]
+    for name in ("image.dcm", "label.dcm"):
+        source = dicom / released.cases[0].case / name
+        content, file = source.read_bytes(), tmp_path / name
+        manifest, pixels = content.index(b'{"manifest"'), content.index(b"\xe0\x7f\x10\x00") + 12
+        where = [manifest - 20, *range(manifest, manifest + 900, 97), *range(pixels, len(content) - 1, (len(content) - pixels) // 7)]
+        for place in where:
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert verdict(file, keys).state == ("valid" if place < manifest else "tampered"), place  # the name of the block hides nothing
+        for keyword, value in {"RescaleSlope": "1.5", "RescaleIntercept": "0", "SyntheticData": "NO", "StudyDate": "20000101"}.items():
+            data = dcmread(source)
+            if keyword in data:
+                setattr(data, keyword, value)
+                data.save_as(file)
+                assert verdict(file, keys).state == ("valid" if keyword == "StudyDate" else "tampered"), keyword
+        for group, keyword, index in (("PixelMeasures", "PixelSpacing", 1), ("PlaneOrientation", "ImageOrientationPatient", 3)):
+            data = dcmread(source)
+            values = data.SharedFunctionalGroupsSequence[0][f"{group}Sequence"].value[0][keyword].value
+            values[index] = float(values[index]) + 1e-3
+            data.save_as(file)
+            assert verdict(file, keys).state == "tampered", keyword
+        data = dcmread(source)
+        del data[0x0099, 0x1001]
+        data.save_as(file)
+        assert verdict(file, keys).state == "metadata_missing"
+
+
+def test_without_its_manifest_a_dicom_file_is_told_by_its_watermark(released, dicom, small, tmp_path, capsys):
+    data = dcmread(dicom / released.cases[1].case / "image.dcm")
+    data.remove_private_tags()
+    data.save_as(tmp_path / "stray.dcm")
+    options = ["verify", str(tmp_path / "stray.dcm"), "--released", str(released.root), "--key", str(small / "keys" / "signer.pem")]
+    assert cli.main(options) == 2
+    told = capsys.readouterr().out
+    assert "metadata_missing" in told and f"carries the watermark of {released.cases[1].case} in its voxels" in told
+
+
+def test_what_was_changed_after_its_release_is_not_exported(released, small, tmp_path):
+    shutil.copytree(released.root, tmp_path / "copy")
+    victim = tmp_path / "copy" / released.cases[0].image
+    volume, note = read_volume(victim), sidecar(victim).read_bytes()
+    volume.data[0, 3, 3, 3] += 1e-3
+    write_volume(victim, volume, note)
+    with pytest.raises(UserError, match="not the file that was written"):
+        export(tmp_path / "copy", small / "changed", "dicom")
+    cohort = Cohort.load(tmp_path / "copy")
+    first = cohort.cases[0]
+    digest = sha256(cohort.path(first.image), cohort.path(first.label))
+    replace(cohort, cases=(replace(first, sha256=digest), *cohort.cases[1:])).save()
+    with pytest.raises(UserError, match="is not what was signed"):
+        export(tmp_path / "copy", small / "changed", "dicom")
+
+
 def test_a_cohort_of_copies_is_stopped_unless_somebody_takes_it_on(small, real, capsys):
     made = generated(small / "copies", real, [(200 + n, n) for n in range(4)] + [210, 211])
     options = ["release", "--cohort", str(made.root), "--training", str(real.root), "--key", str(small / "keys" / "signer.pem")]
@@ -141,7 +218,8 @@ def test_a_cohort_of_copies_is_stopped_unless_somebody_takes_it_on(small, real, 
     assert cli.main([*options, "--out", str(small / "overridden"), "--override", "phantoms only"]) == 0
     kept = Cohort.load(small / "overridden")
     assert {case.case for case in kept} == {"copies-4", "copies-5"}
-    assert "phantoms only" in (small / "overridden" / "datasheet.md").read_text()
+    sheet = (small / "overridden" / "datasheet.md").read_text()
+    assert "phantoms only" in sheet and "Trained without differential privacy." in sheet
 
 
 def test_what_cannot_be_audited_is_refused(small, real, released):

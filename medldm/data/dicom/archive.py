@@ -185,6 +185,8 @@ def _notes(entries: Sequence[Entry], strangers: int, passed: int) -> Iterator[st
         yield f"{copies} slices are copies of others and were left out."
     if parts := sum(stack.part for stack in stacks):
         yield f"{parts} volumes are parts of series that hold several (echoes, phases, times, orientations ...)."
+    if made := sum(entry.status == "ok" and entry.headers[0].synthetic for entry in entries):
+        yield f"{made} volumes say that they are synthetic: a cohort with them is not one of patients."
     if tilted := [stack.grid.tilt_degrees for stack in stacks if stack.grid.tilt_degrees]:
         yield f"{len(tilted)} volumes were taken with a gantry tilted by up to {max(tilted):.1f} degrees; they are moved to upright grids."
     if nobodys := sum(entry.status == "ok" and entry.headers[0].identity == NOBODY for entry in entries):

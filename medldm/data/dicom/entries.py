@@ -66,13 +66,13 @@ def source_case(entry: Entry, values: dict[str, int], known: set[str]) -> Source
     label = None
     if (drawn := entry.drawn) is not None:
         objects = tuple((one.header.path, tuple((n, values[name]) for n, name in one.names)) for one in drawn.structures)
-        label = Segmentation(f"{entry.case}_label", _series(drawn, entry.case), objects)
+        label = Segmentation(f"{entry.case}_label", series_of(drawn.stack, entry.case), objects)
     names = [f"{entry.case}/{part.contrast}" for part in parts] if entry.further else [entry.case]
-    return SourceCase(entry.case, entry.patient, tuple(map(_series, parts, names)), label, **about)
+    return SourceCase(entry.case, entry.patient, tuple(series_of(part.stack, name) for part, name in zip(parts, names, strict=True)), label, **about)
 
 
-def _series(entry: Entry, name: str) -> Series:
-    stack = entry.stack
+def series_of(stack: Stack, name: str) -> Series:
+    """A stack with a grid, under a pseudonym."""
     paths = tuple(dict.fromkeys(plane.header.path for plane in stack.planes))
     number = {path: n for n, path in enumerate(paths)}
     one = stack.planes[0]

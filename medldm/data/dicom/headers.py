@@ -17,11 +17,12 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 IMAGES = {STORAGE + kind for kind in ("2", "2.1", "2.2", "4", "4.1", "4.4")}  # CT and MR: classic, enhanced, legacy converted
 CAPTURES = STORAGE + "7"
+PLACED_CAPTURE = STORAGE + "7.3"  # multi-frame grayscale word; with a place for each frame it is a volume, such as `synthetic.py` writes
 SEGMENTATION, STRUCTURES = STORAGE + "66.4", STORAGE + "481.3"
 
 TAGS: list[Any] = [
     *PERSONS,
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "StudyDate", "StudyTime", "SeriesDescription",
+    "SOPClassUID", "SOPInstanceUID", "SyntheticData", "Modality", "ImageType", "StudyDate", "StudyTime", "SeriesDescription",
     "ProtocolName", "SequenceName", "PulseSequenceName",
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge",
     "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID",
@@ -55,6 +56,7 @@ class Header:
         frame_of_reference: objects with the same one share coordinates.
         modality: "CT", "MR" or "".
         covariates: age in years and sex.
+        synthetic: True where it says that no patient was imaged.
         status: "" where its pixels may form a volume; else one word, see `series.py`.
         reason: why not.
         data: the header itself, dropped when planes or structures are taken from it.
@@ -72,6 +74,7 @@ class Header:
     frame_of_reference: str = ""
     modality: str = ""
     covariates: dict[str, Covariate] = field(default_factory=dict)
+    synthetic: bool = False
     status: str = ""
     reason: str = ""
     data: Any = None
@@ -137,6 +140,7 @@ def _header(path: Path, dataset: Any) -> Header:
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
         modality=modality if modality in ("CT", "MR") else "",
         covariates=who(dataset),
+        synthetic=text(dataset, "SyntheticData").upper() == "YES",
         data=dataset,
     )
 
@@ -146,9 +150,10 @@ def _problem(header: Header, dataset: Any, stream: BinaryIO) -> tuple[str, str] 
     if header.sop_class in (SEGMENTATION, STRUCTURES):
         return None
     kind = words(dataset, "ImageType")
-    if header.sop_class.startswith(CAPTURES) or {"SECONDARY CAPTURE", "SCREEN SAVE"} & set(kind):
+    placed = header.sop_class == PLACED_CAPTURE and bool(items(dataset, "PerFrameFunctionalGroupsSequence"))
+    if (header.sop_class.startswith(CAPTURES) and not placed) or {"SECONDARY CAPTURE", "SCREEN SAVE"} & set(kind):
         return "secondary_capture", "is a secondary capture, a picture of a screen."
-    if header.sop_class and header.sop_class not in IMAGES:
+    if header.sop_class and header.sop_class not in IMAGES and not placed:
         return "no_volume", "is a DICOM object of another kind than CT and MR images."
     if not header.sop_class and not header.modality:
         return "no_volume", "does not say what kind of DICOM object it is."

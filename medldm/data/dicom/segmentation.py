@@ -118,6 +118,19 @@ def structures_of(header: Header) -> Structures:
         return Structures(header.without_data(), kept, frozenset(series - {""}), frozenset(images - {""}))
 
 
+def frame_places(dataset: Any) -> tuple[list[tuple[float, ...]], tuple[float, ...], tuple[float, ...]]:
+    """Positions of the frames of a SEG, LPS mm, and the orientation and pixel spacing of the first.
+
+    Raises:
+        BadCase: it has no frame, or one that does not say where it lies.
+    """
+    shared = first(dataset, "SharedFunctionalGroupsSequence")
+    found = [_where(shared, frame, "") for frame in items(dataset, "PerFrameFunctionalGroupsSequence")]
+    if not found:
+        raise BadCase("", "no_volume", "has no frame.")
+    return [position for position, _, _ in found], *found[0][1:]
+
+
 def label_values(structures: Iterable[Structures]) -> dict[str, int]:
     """Structure name -> label value: one for each name of an archive, 1, 2 ... in the order of the names."""
     names = sorted({name for one in structures for _, name in one.names})
@@ -168,11 +181,7 @@ def _place(
     shared: Any, frame: Any, grid: Grid, size: tuple[int, int], name: str
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """Where a frame lies on the grid: slice k, voxels (i, j), and the frame's columns u and rows v there; None beyond its ends."""
-    position = numbers(_group(shared, frame, "PlanePositionSequence"), "ImagePositionPatient", 3)
-    orientation = numbers(_group(shared, frame, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    spacing = numbers(_group(shared, frame, "PixelMeasuresSequence"), "PixelSpacing", 2)
-    if position is None or orientation is None or spacing is None:
-        raise BadCase(name, "no_position", "has a frame that does not say where it lies.")
+    position, orientation, spacing = _where(shared, frame, name)
     axes = np.column_stack([np.array(orientation[:3]) * spacing[1], np.array(orientation[3:]) * spacing[0], position])
     index = np.linalg.inv(grid.matrix) @ LPS_TO_RAS @ np.vstack([axes, [0, 0, 1]])  # pixel (u, v, 1) -> voxel (i, j, k, 1)
     if abs(index[2, :2]) @ size[::-1] > NEAR or abs(index[0, 1]) * size[0] + abs(index[1, 0]) * size[1] > 0.5:
@@ -183,6 +192,16 @@ def _place(
     i, u = _nearest(index[0, 0], index[0, 2], grid.shape[0], size[1])
     j, v = _nearest(index[1, 1], index[1, 2], grid.shape[1], size[0])
     return k, i, j, u, v
+
+
+def _where(shared: Any, frame: Any, name: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Position, orientation and pixel spacing of a frame."""
+    position = numbers(_group(shared, frame, "PlanePositionSequence"), "ImagePositionPatient", 3)
+    orientation = numbers(_group(shared, frame, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    spacing = numbers(_group(shared, frame, "PixelMeasuresSequence"), "PixelSpacing", 2)
+    if position is None or orientation is None or spacing is None:
+        raise BadCase(name, "no_position", "has a frame that does not say where it lies.")
+    return position, orientation, spacing
 
 
 def _nearest(scale: float, start: float, voxels: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
