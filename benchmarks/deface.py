@@ -124,7 +124,7 @@ def heads(folder: Path, count: int) -> dict[str, list[float]]:
         began = time.process_time()
         result, report = deface(volume)
         found["seconds"].append(time.process_time() - began)
-        mask = region(volume, np.array(report.matrix)) if report.defaced else np.zeros(volume.shape, bool)
+        mask = region(volume.shape, volume.affine, np.array(report.matrix)) if report.defaced else np.zeros(volume.shape, bool)
         head = head_of(volume.data[0].numpy())
         _, along = frame(label, volume.affine)
         face, everything = face_voxels(head, label, along)

@@ -5,7 +5,7 @@
 Strings that tell who a patient is are planted into synthetic CT and Enhanced MR files (one string for every text attribute of the standard's table,
 and more in sequences, frames, private attributes, free text, multi-byte names, paddings) and into a copy of every DICOM file of FOLDER
 (default ../shared/data/dicom). A string is leaked if any output file holds it, in any of nine encodings, case aside; names of files do not
-count for the others, whose outputs are numbered here. Ours runs with --pixels accept, since the others do not look at pixels either.
+count for the others, whose outputs are numbered here. Ours runs with pixels and faces accepted, since the others do not look at pixels either.
 
 PYTHON is an interpreter that has dicom-anonymizer, dicognito, deid and highdicom (never `dicomanonymizer`, a project of the same import name):
 
@@ -148,7 +148,7 @@ def conformance(real: Path, folder: Path, python: str) -> tuple[int, int, list[s
     kinds, modules, content = (
         json.loads((tables / f"{n}.json").read_text()) for n in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
     )
-    anonymize(real, folder / "plain", folder / "plain.json", pixels="accept", skip_bad=True)
+    anonymize(real, folder / "plain", folder / "plain.json", pixels="accept", faces="accept", skip_bad=True)
     secret = Key.read(folder / "plain.json").secret
     after = {d.SOPInstanceUID: d for d in (pydicom.dcmread(p) for p in (folder / "plain").rglob("*.dcm"))}
     files, looked, lost = 0, 0, []
@@ -180,7 +180,7 @@ def main(real: Path, python: str) -> int:
         planted, count = write_source(real.resolve(), folder / "source")
         files = sorted(p for p in (folder / "source").rglob("*") if p.is_file())
         start = time.monotonic()
-        anonymize(folder / "source", folder / "ours", folder / "key.json", pixels="accept", skip_bad=True)
+        anonymize(folder / "source", folder / "ours", folder / "key.json", pixels="accept", faces="accept", skip_bad=True)
         seconds = time.monotonic() - start
         refused = len(json.loads((folder / "key.json").read_text())["refused"])
         left = {"medldm": (len(leaks(folder / "ours", planted)), refused, seconds)}

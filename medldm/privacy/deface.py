@@ -98,20 +98,21 @@ def face_mask(volume: Volume) -> tuple[np.ndarray, FaceReport]:
         UserError: as `find_head`.
     """
     report = judge(volume, find_head(volume))
-    return (region(volume, np.array(report.matrix)) if report.defaced else np.zeros(volume.shape, bool)), report
+    return (region(volume.shape, volume.affine, np.array(report.matrix)) if report.defaced else np.zeros(volume.shape, bool)), report
 
 
-def region(volume: Volume, matrix: np.ndarray) -> np.ndarray:
-    """The face region of the average head on the grid of a volume [I J K].
+def region(shape: tuple[int, int, int], affine: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The face region of the average head on a grid [I J K]: of the volume that was registered, or of another in which the head lies as there.
 
     Args:
-        volume: any volume of the session in which the head lies as in the one that was registered: another contrast, a label map.
+        shape: voxels along I, J, K.
+        affine: voxel index -> RAS+ mm [4 4].
         matrix: mm of the template -> RAS+ mm [4 4].
     """
-    index = np.linalg.solve(matrix, volume.affine)  # voxel -> mm of the template
-    _, j, k = np.ogrid[:1, : volume.shape[1], : volume.shape[2]]
-    mask = np.empty(volume.shape, bool)
-    for i in range(volume.shape[0]):  # plane by plane: coordinates of all voxels would take 24 bytes each
+    index = np.linalg.solve(matrix, affine)  # voxel -> mm of the template
+    _, j, k = np.ogrid[:1, : shape[1], : shape[2]]
+    mask = np.empty(shape, bool)
+    for i in range(shape[0]):  # plane by plane: coordinates of all voxels would take 24 bytes each
         mask[i] = in_face(*(index[axis, 0] * i + index[axis, 1] * j + index[axis, 2] * k + index[axis, 3] for axis in range(3)))[0]
     return mask
 
@@ -136,10 +137,32 @@ def emptied(volume: Volume, mask: np.ndarray, noise_seed: int | None = None) -> 
     data, where = volume.data.clone(), torch.from_numpy(mask)
     rng = None if noise_seed is None else np.random.default_rng(noise_seed)
     for channel in data:
-        air = torch.zeros(1) if volume.unit == "label" else _air(channel, volume.unit)
-        drawn = air.median() if rng is None else air[torch.from_numpy(rng.integers(0, len(air), int(mask.sum())))]
+        values = torch.zeros(1) if volume.unit == "label" else air(channel, volume.unit)
+        drawn = values.median() if rng is None else values[torch.from_numpy(rng.integers(0, len(values), int(mask.sum())))]
         channel[where] = drawn.to(data.dtype)
     return volume.with_data(data)
+
+
+def air(channel: torch.Tensor, unit: str) -> torch.Tensor:
+    """Intensities of air, flat: up to 3 lower deviations above the median of what Otsu takes for air, bone and edges.
+
+    Args:
+        channel: intensities [I J K].
+        unit: "HU" or "a.u.".
+    """
+    from skimage.filters import threshold_otsu
+
+    values = channel.flatten()
+    low = float(values.min())
+    if low == float(values.max()):
+        return values[:1]
+    some = values[:: max(1, len(values) // 2_000_000)].double().numpy()
+    if unit == "HU":
+        some = np.clip(some, -1000, 300)
+        values, low = values.clamp(min=-1000), max(low, -1000)
+    some = some[some <= low + (threshold_otsu(some) - low) / 2]
+    spread, middle = np.percentile(some, (16, 50))
+    return values[values <= middle + NOISE * (middle - spread)]
 
 
 def judge(volume: Volume, position: Position) -> FaceReport:
@@ -200,20 +223,3 @@ def _share(tissue: np.ndarray, affine: np.ndarray, matrix: np.ndarray) -> float:
     index = np.linalg.solve(matrix, affine)
     x, y, z = (np.argwhere(tissue) @ index[:3, :3].T + index[:3, 3]).T
     return float((in_face(x, y, z) & (z > CHIN)).sum() / max(int((z > CHIN).sum()), 1))
-
-
-def _air(channel: torch.Tensor, unit: str) -> torch.Tensor:
-    """Intensities of the air of a channel [I J K], flat: up to 3 lower deviations above the median of what Otsu takes for air, bone and edges."""
-    from skimage.filters import threshold_otsu
-
-    values = channel.flatten()
-    low = float(values.min())
-    if low == float(values.max()):
-        return values[:1]
-    some = values[:: max(1, len(values) // 2_000_000)].double().numpy()
-    if unit == "HU":
-        some = np.clip(some, -1000, 300)
-        values, low = values.clamp(min=-1000), max(low, -1000)
-    some = some[some <= low + (threshold_otsu(some) - low) / 2]
-    spread, middle = np.percentile(some, (16, 50))
-    return values[values <= middle + NOISE * (middle - spread)]

@@ -17,6 +17,7 @@ from medldm.privacy.identifiers import Identifiers, collect, collect_path
 from medldm.privacy.nifti import suffix_of
 from medldm.privacy.profile import Profile
 from medldm.privacy.pseudonyms import Key, Secret
+from medldm.privacy.slices import series_of
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Item:
         identity: of its patient.
         study: UID of the study, or the label of the session.
         order: within a study.
+        series: of a DICOM image that may be a part of a volume of the body; "" for others.
         target: path in the output without suffix, once it is known.
     """
 
@@ -41,6 +43,7 @@ class Item:
     identity: tuple[str, ...] = field(default=(), repr=False)
     study: str = field(default="", repr=False)
     order: tuple[Any, ...] = field(default=(), repr=False)
+    series: str = field(default="", repr=False)
     target: str = ""
     patient: str = ""
 
@@ -113,6 +116,17 @@ def assign(found: Inventory, root: Path, key: Key) -> None:
             _name(items, name, study, root, key)
 
 
+def volumes(found: Inventory) -> list[list[Item]]:
+    """The files that may show a face, those together that form a volume."""
+    groups: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
+    for item in sorted((item for item in found.items if not item.refused), key=lambda item: item.order):
+        if item.series:
+            groups[item.identity, item.study, item.series].append(item)
+        elif item.kind == "nifti" and suffix_of(item.path.name).startswith(".nii"):
+            groups[item.number,].append(item)
+    return list(groups.values())
+
+
 def fingerprint(root: Path, secret: Secret) -> str:
     """A figure that changes when files are added, taken away or written; it says nothing to those without the key."""
     listed = [f"{path.relative_to(root)}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}" for path in files_of(root)]
@@ -129,6 +143,7 @@ def _look(item: Item, own: Identifiers, profile: Profile) -> None:
         when = text(dataset, "StudyDate") + text(dataset, "StudyTime")
         series = (whole(dataset, "SeriesNumber"), text(dataset, "SeriesInstanceUID"), whole(dataset, "InstanceNumber"))
         item.order = (when, item.study, *series, item.number)
+        item.series = series_of(dataset, item.path)
         own.encodings |= objects.encodings(dataset)
         collect(dataset, own, profile)
 

@@ -1,10 +1,11 @@
-"""NIfTI files and what lies beside them: texts of the header and extensions go, numbers and voxels stay as they are, byte by byte."""
+"""NIfTI files and what lies beside them: texts of the header and extensions go, numbers and voxels stay as they are, byte by byte, but for faces."""
 
 import gzip
 import io
 import json
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 from medldm.data.dicom.foreign import distrust
 from medldm.data.sources import BadCase
 from medldm.privacy.deidentify import Action
+from medldm.privacy.faces import UNKNOWN, Finding
 from medldm.privacy.identifiers import Identifiers
 from medldm.privacy.vocabulary import SIDECAR
+from medldm.privacy.voxels import search, without_face
 from medldm.volume import LIMIT_BYTES
 
 BESIDE = (".json", ".bval", ".bvec")
@@ -54,12 +57,27 @@ def suffix_of(name: str) -> str:
     return next((s for s in (".nii.gz", ".nii", *BESIDE) if lower.endswith(s)), "")
 
 
-def deidentify(path: Path, known: Identifiers) -> tuple[bytes, list[Action]]:
+def find_face(path: Path) -> tuple[Finding, ...]:
+    """Look for a face in a NIfTI file; nothing is found in a damaged one, which is refused for this when it is read again."""
+    try:
+        with distrust(""):
+            content = _content(path)
+    except BadCase:
+        return ()
+    try:
+        with distrust(""):
+            return (search(content),)
+    except BadCase:
+        return (Finding(UNKNOWN),)
+
+
+def deidentify(path: Path, known: Identifiers, findings: Sequence[Finding] = ()) -> tuple[bytes, list[Action]]:
     """A NIfTI file or one beside it, de-identified.
 
     Args:
         path: its suffix says what it is.
         known: what is sought in what is left.
+        findings: of faces in it; those that are there become air.
 
     Returns:
         The bytes of the new file, and what was done.
@@ -73,7 +91,11 @@ def deidentify(path: Path, known: Identifiers) -> tuple[bytes, list[Action]]:
             return _sidecar(path.read_bytes(), known)
         if suffix in BESIDE:
             return _table(path.read_bytes()), []
-        data, done = _volume(_content(path), known)
+        content = _content(path)
+        for finding in findings:
+            content = without_face(content, finding) if finding.face else content
+        data, done = _volume(content, known)
+        done += [finding.action for finding in findings]
         if suffix == ".nii":
             return data, done
         buffer = io.BytesIO()
@@ -83,17 +105,24 @@ def deidentify(path: Path, known: Identifiers) -> tuple[bytes, list[Action]]:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file, inflated where it is compressed, up to the largest volume there is."""
+    """The bytes of a file, inflated where it is compressed, up to the largest volume there is.
+
+    Raises:
+        BadCase: there are less of them than its header announces, or far more.
+    """
     if suffix_of(path.name) == ".nii":
-        return path.read_bytes()
-    with gzip.open(path, "rb") as stream:
-        head = stream.read(SECOND.size)
-        layout, order = _layout(head)
-        size = _end(head, layout, order)
-        data = head + stream.read(max(0, size - len(head)))
-        while stream.read(1 << 20):  # to the checksum at the end
-            if stream.tell() > size + LIMIT_BYTES // 64:
-                raise BadCase("", "unreadable", "inflates to more than its header announces.")
+        data = path.read_bytes()
+        size = _end(data, *_layout(data))
+    else:
+        with gzip.open(path, "rb") as stream:
+            head = stream.read(SECOND.size)
+            size = _end(head, *_layout(head))
+            data = head + stream.read(max(0, size - len(head)))
+            while stream.read(1 << 20):  # to the checksum at the end
+                if stream.tell() > size + LIMIT_BYTES // 64:
+                    raise BadCase("", "unreadable", "inflates to more than its header announces.")
+    if len(data) < size:
+        raise BadCase("", "unreadable", "is cut short.")
     return data
 
 
@@ -134,8 +163,6 @@ def _volume(data: bytes, known: Identifiers) -> tuple[bytes, list[Action]]:
     """Header without texts, no extensions, the same voxels, and nothing after them."""
     layout, order = _layout(data)
     end, begin = _end(data, layout, order), int(_field(data, order, layout.offset)[0])
-    if len(data) < end:
-        raise BadCase("", "unreadable", "is cut short.")
     head, done = bytearray(data[: layout.size]), []
     for name, (at, length) in layout.texts.items():
         if any(head[at : at + length]):

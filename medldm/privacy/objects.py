@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from medldm.data.dicom.headers import DEFLATED, STORAGE, is_dicom
 from medldm.data.dicom.tags import text
 from medldm.data.sources import BadCase
 from medldm.privacy.deidentify import Action, Deidentifier
+from medldm.privacy.faces import Finding
 from medldm.privacy.identifiers import Identifiers
 from medldm.privacy.pixels import blank, expected_bytes, risk
 from medldm.privacy.profile import Profile, mark
+from medldm.privacy.slices import without_face
 from medldm.volume import LIMIT_BYTES
 
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -86,15 +88,16 @@ def refuse_kind(dataset: Any, profile: Profile) -> None:
         raise BadCase("", "pixels", f"{reason}; say what to do with --pixels.")
 
 
-def deidentify(path: Path, deidentifier: Deidentifier) -> tuple[bytes, list[Action]]:
+def deidentify(path: Path, deidentifier: Deidentifier, findings: Sequence[Finding] = ()) -> tuple[bytes, list[Action]]:
     """A whole file, de-identified.
 
     Args:
         path: the source.
         deidentifier: that of its patient.
+        findings: of faces in the volumes that it is of; those that are there become air.
 
     Returns:
-        The bytes of the new file, and what was done. The bytes of the pixels are those of the source, unless rectangles are blanked.
+        The bytes of the new file, and what was done. Pixels keep their bytes, but for rectangles that are blanked and faces.
 
     Raises:
         BadCase: the file is refused; the reason names no value.
@@ -105,14 +108,17 @@ def deidentify(path: Path, deidentifier: Deidentifier) -> tuple[bytes, list[Acti
         refuse_kind(dataset, profile)
         if profile.blanks and "PixelData" in dataset:
             blank(dataset, profile.pixels)
+        faces = [finding for finding in findings if finding.face]
+        for finding in faces:
+            without_face(dataset, finding)
         _search_pixels(dataset, deidentifier.known)
         done = deidentifier.apply(dataset)
-        mark(dataset, profile, profile.blanks and "PixelData" in dataset)
+        mark(dataset, profile, profile.blanks and "PixelData" in dataset, bool(faces))
         _renew_meta(dataset)
         if deidentifier.known.in_bytes(_bytes(dataset, pixels=False)):
             raise BadCase("", "identifier", "still holds a trace of the patient after all that could be removed.")
         blanked = [("PixelData", "rectangles blanked")] if profile.blanks and "PixelData" in dataset else []
-        return _bytes(dataset, pixels=True), [*done, *blanked, ("(file meta)", "made anew")]
+        return _bytes(dataset, pixels=True), [*done, *blanked, *(finding.action for finding in findings), ("(file meta)", "made anew")]
 
 
 def _refuse_bomb(path: Path) -> None:

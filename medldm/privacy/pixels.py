@@ -58,20 +58,36 @@ def blank(dataset: Any, boxes: Sequence[tuple[int, int, int, int]]) -> None:
     Raises:
         BadCase: nothing here decodes the pixels, or their form is another one.
     """
-    meta = dataset.file_meta
-    if meta.TransferSyntaxUID.is_compressed and not meta.TransferSyntaxUID.is_deflated:
+    pixels = unpacked(dataset)
+    for row, column, height, width in boxes:
+        pixels[:, :, row : row + height, column : column + width] = 0
+    pack(dataset, pixels)
+
+
+def unpacked(dataset: Any) -> np.ndarray:
+    """The bytes of the pixels, to be changed [frames planes rows columns bytes], uint8; there are planes where colours lie one after the other.
+
+    Args:
+        dataset: changed in place: compressed pixels become uncompressed ones.
+
+    Raises:
+        BadCase: nothing here decodes the pixels, or their form is another than whole bytes.
+    """
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_compressed and not syntax.is_deflated:
         try:
             dataset.decompress(as_rgb=False, generate_instance_uid=False)
         except Exception as error:  # decoders are packages of others
-            raise BadCase("", "pixels", f"has compressed pixels that are not decoded here, to be blanked ({type(error).__name__}).") from None
+            raise BadCase("", "pixels", f"has compressed pixels that are not decoded here, to be changed ({type(error).__name__}).") from None
     rows, columns, samples = whole(dataset, "Rows"), whole(dataset, "Columns"), whole(dataset, "SamplesPerPixel", 1)
     bits, frames = whole(dataset, "BitsAllocated"), max(1, whole(dataset, "NumberOfFrames", 1))
     if bits % 8 or bits == 0 or text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" or "PixelData" not in dataset:
-        raise BadCase("", "pixels", "has pixels of another form than whole bytes, which are not blanked.")
+        raise BadCase("", "pixels", "has pixels of another form than whole bytes, which are not changed.")
     data = np.frombuffer(bytearray(dataset.PixelData), np.uint8)[: expected_bytes(dataset)]
     planar = samples > 1 and whole(dataset, "PlanarConfiguration") == 1
-    shape = (frames, samples, rows, columns, bits // 8) if planar else (frames, 1, rows, columns, samples * bits // 8)
-    pixels = data.reshape(shape)
-    for row, column, height, width in boxes:
-        pixels[:, :, row : row + height, column : column + width] = 0
-    dataset.PixelData = data.tobytes() + b"\0" * (data.size % 2)
+    return data.reshape((frames, samples, rows, columns, bits // 8) if planar else (frames, 1, rows, columns, samples * bits // 8))
+
+
+def pack(dataset: Any, pixels: np.ndarray) -> None:
+    """Give a file its changed pixels, as `unpacked` gave them."""
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)

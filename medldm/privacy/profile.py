@@ -10,6 +10,7 @@ from medldm.privacy.rules import safe_private
 MEANINGS = {
     "113100": "Basic Application Confidentiality Profile",
     "113101": "Clean Pixel Data Option",
+    "113102": "Clean Recognizable Visual Features Option",
     "113105": "Clean Descriptors Option",
     "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
@@ -33,6 +34,7 @@ class Profile:
         private: private attributes that are kept, as (creator in capitals, group, last byte of the element).
         pixels: "refuse" files whose pixels may show text; "accept" them as they are; or rectangles to blank in all pixels of the source,
             each (first row, first column, rows, columns).
+        faces: "refuse" volumes that show a face, or may; "remove" what is known to be one, and refuse the others that may; or "accept" all.
     """
 
     dates: Literal["shift", "remove"] = "shift"
@@ -42,6 +44,7 @@ class Profile:
     descriptors: bool = False
     private: frozenset[tuple[str, int, int]] = frozenset()
     pixels: Literal["refuse", "accept"] | tuple[tuple[int, int, int, int], ...] = "refuse"
+    faces: Literal["refuse", "remove", "accept"] = "refuse"
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, str) and (not self.pixels or any(min(box[:2]) < 0 or min(box[2:]) < 1 for box in self.pixels)):
@@ -63,15 +66,17 @@ class Profile:
         """True where rectangles of the pixels are blanked."""
         return not isinstance(self.pixels, str)
 
-    def codes(self, blanked: bool) -> list[str]:
+    def codes(self, blanked: bool, faceless: bool) -> list[str]:
         """The codes of CID 7050 for a file.
 
         Args:
             blanked: rectangles of its pixels were blanked.
+            faceless: the face was taken out of the volume that it is of, here or earlier.
         """
         taken = {
             "113100": True,
             "113101": blanked,
+            "113102": faceless,
             "113105": self.descriptors,
             "113107": self.dates == "shift",
             "113108": self.characteristics,
@@ -108,27 +113,28 @@ def private_list(entries: list[str] | None) -> frozenset[tuple[str, int, int]]:
     return frozenset(found)
 
 
-def mark(dataset: Any, profile: Profile, blanked: bool) -> None:
+def mark(dataset: Any, profile: Profile, blanked: bool, faceless: bool) -> None:
     """Write into a file that and how it was de-identified; codes of earlier de-identification stay.
 
     Args:
         dataset: changed in place.
         profile: what was done.
         blanked: rectangles of its pixels were blanked, after which no text is burned in.
+        faceless: the face was taken out of the volume that it is of.
     """
     from pydicom import Dataset
     from pydicom.sequence import Sequence
 
     earlier = [str(item.get("CodeValue", "")) for item in dataset.get("DeidentificationMethodCodeSequence") or []]
-    codes = [*profile.codes(blanked), *(code for code in earlier if code == "113102")]
     items = []
-    for code in dict.fromkeys(codes):
+    for code in profile.codes(blanked, faceless or "113102" in earlier):
         item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator = code, "DCM"
-        item.CodeMeaning = MEANINGS.get(code, "Clean Recognizable Visual Features Option")
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", MEANINGS[code]
         items.append(item)
     dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", METHOD
     dataset.DeidentificationMethodCodeSequence = Sequence(items)
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if profile.dates == "shift" else "REMOVED"
     if blanked:
         dataset.BurnedInAnnotation = "NO"
+    if faceless:
+        dataset.RecognizableVisualFeatures = "NO"

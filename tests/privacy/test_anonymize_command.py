@@ -181,10 +181,24 @@ def test_nothing_shows_who_it_is(tmp_path, capfd, caplog, recwarn, tracking):
 
 
 def test_the_options_of_the_command_line_arrive(source, tmp_path):
-    options = ["--pixels", "[[0, 0, 2, 2]]", "--private", "[standard]", "--dates", "remove", "--descriptors", "true", "--characteristics", "false"]
+    options = [
+        "--pixels",
+        "[[0, 0, 2, 2]]",
+        "--private",
+        "[standard]",
+        "--dates",
+        "remove",
+        "--descriptors",
+        "true",
+        "--characteristics",
+        "false",
+        "--faces",
+        "remove",
+    ]
     assert main(["anonymize", "--source", str(source), "--out", str(tmp_path / "out"), *options]) == 0
     dataset = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
     assert [code.CodeValue for code in dataset.DeidentificationMethodCodeSequence] == ["113100", "113101", "113105", "113111"]
     assert dataset.pixel_array[:2, :2].max() == 0 and dataset.pixel_array.max() > 0
     assert main(["anonymize", "--source", str(source), "--out", str(tmp_path / "x"), "--pixels", "some"]) == 2
     assert main(["anonymize", "--source", str(source), "--out", str(tmp_path / "x"), "--private", "[ACME]"]) == 2
+    assert main(["anonymize", "--source", str(source), "--out", str(tmp_path / "x"), "--faces", "some"]) == 2

@@ -60,7 +60,7 @@ def test_of_200_planted_strings_none_is_left(tmp_path):
     one, two = sorted(written(out), key=lambda d: len(d.PixelData))
     assert one.PixelData == PIXELS.tobytes() and two.PixelData == np.stack([PIXELS] * 6).tobytes()
     assert two.PerFrameFunctionalGroupsSequence[3].FrameContentSequence[0].FrameAcquisitionDateTime[8:] == "101500"
-    assert (one.PatientName, one.PatientIdentityRemoved) == ("p001", "YES") and not [e for e in one.iterall() if e.tag.is_private]
+    assert one.PatientName in ("p001", "p002") and one.PatientIdentityRemoved == "YES" and not [e for e in one.iterall() if e.tag.is_private]
     found = {row["element"]: row["action"] for row in audit(out)}
     assert found["Manufacturer"] == "identifier found: dummy" and found["(0099,1001)"] == "removed: private"
     assert found["AnatomicRegionSequence[0].CodeMeaning"] == "identifier found: dummy"
@@ -165,7 +165,7 @@ def test_what_is_kept_of_a_patient(tmp_path):
     anonymize(tmp_path / "in", tmp_path / "out")
     (after,) = written(tmp_path / "out")
     assert (after.PatientAge, after.PatientSex, after.PatientWeight) == ("090Y", "M", 70.5) and "PatientSize" not in after
-    assert [code.CodeValue for code in after.DeidentificationMethodCodeSequence] == ["113100", "113107", "113108", "113102"]
+    assert [code.CodeValue for code in after.DeidentificationMethodCodeSequence] == ["113100", "113102", "113107", "113108"]
     assert after.BurnedInAnnotation == "NO" and "EthnicGroup" not in after and "CANARY" not in str(after)
     anonymize(tmp_path / "in", tmp_path / "less", characteristics=False, dates="remove")
     (after,) = written(tmp_path / "less")
@@ -290,7 +290,7 @@ def test_every_real_file_with_planted_strings(real, tmp_path):
             dataset.save_as(path, enforce_file_format=True)
         except Exception:  # the malformed ones
             shutil.copy(real / path.relative_to(source), path)
-    anonymize(source, out, tmp_path / "key.json", pixels="accept", skip_bad=True)
+    anonymize(source, out, tmp_path / "key.json", pixels="accept", faces="accept", skip_bad=True)
     assert p.leaks(out, planted) == {}
     after = written(out)
     refused = json.loads((tmp_path / "key.json").read_text())["refused"]
@@ -301,7 +301,7 @@ def test_every_real_file_with_planted_strings(real, tmp_path):
 
 
 def test_real_files_keep_pixels_and_geometry(real, tmp_path):
-    anonymize(real, tmp_path / "out", tmp_path / "key.json", pixels="accept", skip_bad=True, uids=True)
+    anonymize(real, tmp_path / "out", tmp_path / "key.json", pixels="accept", faces="accept", skip_bad=True, uids=True)
     after = {d.SOPInstanceUID: d for d in written(tmp_path / "out")}
     compared = 0
     for path in sorted(q for q in real.rglob("*") if q.is_file()):

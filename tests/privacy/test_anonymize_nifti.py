@@ -141,7 +141,7 @@ def test_bad_files_are_refused(tmp_path, kind, capsys):
 
 def test_real_images_keep_every_number(shared_data, tmp_path):
     source = shared_data / "ct" / "totalsegmentator"
-    anonymize(source, tmp_path / "out")
+    anonymize(source, tmp_path / "out", faces="accept")
     made = sorted((tmp_path / "out").rglob("*.nii.gz"))
     before = {nibabel.load(path).get_fdata().tobytes(): path for path in source.glob("*.nii.gz") if path.stat().st_size < 1 << 20}
     same = {nibabel.load(path).get_fdata().tobytes() for path in made} & set(before)

@@ -3,52 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from heads import GRID, MATRIX, SHAPE, along, head, moved
 
 from medldm.errors import UserError
 from medldm.privacy.deface import deface, emptied, face_mask, judge, region
 from medldm.privacy.head_position import Position, find_head, labellings
 from medldm.privacy.head_template import foreground, in_face, template
 from medldm.volume import Volume, read_volume
-
-GRID = np.array([[4.0, 0, 0, -100], [0, 4, 0, -132], [0, 0, 4, -128], [0, 0, 0, 1]])
-SHAPE = (51, 67, 65)
-CONTRASTS = {
-    "T1": lambda t: 800 * t,
-    "T2": lambda t: 300 * np.where(t > 0.12, 1.3 - t, t),
-    "CT": lambda t: np.clip(-1000 + 9000 * t, -1000, 20 + 60 * t),
-}
-
-
-def moved(degrees: tuple[float, float, float], size: tuple[float, float, float], shift: tuple[float, float, float]) -> np.ndarray:
-    """mm of the template -> mm of the world."""
-    from scipy.spatial.transform import Rotation
-
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * size
-    matrix[:3, 3] = shift
-    return matrix
-
-
-def along(affine: np.ndarray, shape: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
-    """Coordinates in the template of every voxel [3 I J K]."""
-    index = np.linalg.solve(matrix, affine)
-    return np.moveaxis(np.moveaxis(np.indices(shape), 0, -1) @ index[:3, :3].T + index[:3, 3], -1, 0)
-
-
-def head(matrix: np.ndarray, contrast: str = "T1", affine: np.ndarray = GRID, shape: tuple[int, int, int] = SHAPE) -> Volume:
-    """A noisy head with a bias field whose anatomy is the template's moved by `matrix`."""
-    source, places = template(), along(affine, shape, matrix)
-    inner = np.linalg.inv(source.affine)
-    at = np.tensordot(inner[:3, :3], places, 1) + inner[:3, 3, None, None, None]
-    clean = np.maximum(source.image - 0.04, 0)  # the average has a halo
-    signal = CONTRASTS[contrast](ndimage.map_coordinates(clean, at, order=1, mode="constant"))
-    rng = np.random.default_rng(0)
-    if contrast == "CT":
-        return Volume(torch.from_numpy((signal + rng.normal(0, 5, shape)).astype(np.float32))[None], affine, "HU")
-    signal *= 1 + 0.2 * np.sin(places[1] / 60) * np.cos(places[2] / 70)
-    noisy = np.hypot(signal + rng.normal(0, 8, shape), rng.normal(0, 8, shape))
-    return Volume(torch.from_numpy(noisy.astype(np.float32))[None], affine)
 
 
 def brain(matrix: np.ndarray, affine: np.ndarray = GRID, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
@@ -62,9 +23,6 @@ def brain(matrix: np.ndarray, affine: np.ndarray = GRID, shape: tuple[int, int, 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """2 |a and b| / (|a| + |b|)."""
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-MATRIX = moved((8, -3, 5), (1.05, 0.95, 1.0), (3, -6, 4))
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +177,7 @@ def test_noise_is_drawn_from_the_air_of_each_channel(plain):
 def test_the_region_fits_any_grid_of_the_session(plain):
     _, mask, report = plain
     fine = GRID @ np.diag([0.5, 0.5, 0.5, 1])
-    twice = region(Volume(torch.zeros(1, 102, 134, 130), fine), np.array(report.matrix))
+    twice = region((102, 134, 130), fine, np.array(report.matrix))
     assert (twice[::2, ::2, ::2] == mask).all()
     label = Volume(torch.full((1, *SHAPE), 7.0), GRID, "label")
     assert emptied(label, mask).data.unique().tolist() == [0, 7]
