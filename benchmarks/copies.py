@@ -1,16 +1,19 @@
 """Whether hidden copies of training cases are found, and how often other patients are taken for copies.
 
-    python benchmarks/copies.py --source ../shared/data/msd_hippocampus --out out/copies [--count 40] [--generated COHORT ...]
+    python benchmarks/copies.py --source ../shared/data/msd_hippocampus --out out/copies [--count 40] [--generated COHORT ...] [--few 16]
 
 140 patients are training cases, 60 are held out: from half of these the limit is learnt, the other half tells false alarms. Generated cohorts
-are audited beside, as `release` does.
+are audited beside, as `release` does. `--few` trains a model on so few of the 140 that it learns them by heart, and audits what it generates.
 """
 
 import argparse
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from downstream import command
 from scipy import ndimage
 
 from medldm.cohort import Cohort
@@ -18,6 +21,25 @@ from medldm.commands.prepare import prepare
 from medldm.metrics.base import Images
 from medldm.privacy.audit import audit, copied
 from medldm.privacy.copies import CopySearch, limit
+
+AUTOENCODER, LONG = 800, 2000  # steps on a few cases
+GENERATED = 30
+
+
+def by_heart(real: Cohort, few: int, root: Path) -> tuple[Cohort, Cohort]:
+    """A cohort with few training cases, and what a model generates that was trained on them for long."""
+    kept = [case for case in real if case.split == "test"] + list(real.split("train"))[:few]
+    for case in kept:
+        for path in (case.image, case.label):
+            (root / "cohort" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(real.path(path), root / "cohort" / path)
+    cohort = replace(real, root=root / "cohort", cases=tuple(sorted(kept, key=lambda case: case.case)))
+    cohort.save()
+    command("train-autoencoder", True, cohort=cohort.root, out=root / "autoencoder", training__steps=AUTOENCODER)
+    command("cache-latents", True, cohort=cohort.root, autoencoder=root / "autoencoder", out=root / "latents", windows=1)
+    command("train-diffusion", True, latents=root / "latents", out=root / "diffusion", training__steps=LONG)
+    command("generate", False, run=root / "diffusion", out=root / "generated", count=GENERATED, guidance=1.0, steering="null")
+    return cohort, Cohort.load(root / "generated")
 
 
 def main() -> None:
@@ -27,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=40, help="copies of each kind")
     parser.add_argument("--generated", type=Path, nargs="*", default=[], help="cohorts of models trained on the same 140 patients")
+    parser.add_argument("--few", type=int, default=0, help="training cases of a model that learns them by heart")
     options = parser.parse_args()
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(options.out / 'mlflow.db').absolute()}")
     real = prepare(options.source, options.out / "cohort", labels={"anterior": 1, "posterior": 2}, val=0.0, test=0.3)
@@ -56,6 +79,10 @@ def main() -> None:
     for folder in options.generated:
         audited = audit(training, held_out, Images(Cohort.load(folder)))
         print(f"{folder.name}: {': '.join(audited.verdict())}")
+    if options.few:
+        few, made = by_heart(real, options.few, options.out / f"few{options.few}")
+        audited = audit(Images(few.split("train")), Images(few.split("test")), Images(made))
+        print(f"model of {options.few}: {': '.join(audited.verdict())}")
     print(f"RESULT exact={found.pop('exact'):.3f} transformed={min(found.values()):.3f} false_alarm={alarms:.3f}")
 
 

@@ -1,4 +1,4 @@
-"""The yardstick of `reconstruction.py`: a network trained end to end for one kind of measurement alone, measurements inside (Aggarwal et al. 2019)."""
+"""The yardstick of `reconstruction.py`: a network trained end to end for one kind of measurement, which it contains (Aggarwal et al. 2019)."""
 
 import copy
 import math

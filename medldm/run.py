@@ -16,7 +16,7 @@ import inspect
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,7 @@ class Run:
         command: the command that claimed it.
         arguments: its resolved arguments, plain values.
         lock: held until the process ends; a killed process frees it.
+        facts: what else `provenance.json` says of the result, plain values.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Run:
     arguments: dict[str, Any]
     lock: FileLock
     started: float
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def claim(cls, out: Path, command: str, arguments: dict[str, Any], reads: dict[str, str] | None = None) -> "Run":
@@ -118,6 +120,7 @@ class Run:
             "arguments": self.arguments,
             "reads": reads,
             "outputs": {name: sha256(self.root / name) for name in outputs},
+            "facts": self.facts,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "seconds": round(time.time() - self.started, 1),
         }

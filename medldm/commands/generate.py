@@ -87,7 +87,7 @@ def generate(
             indices = list(range(start, min(start + batch, count)))
             if missing & set(indices):
                 _write_batch(model, indices, claimed.root, fixed, sampler, guidance, steering, grain, seed, noise)
-        cohort = _cohort(claimed.root, model, count, seed, fixed, reads)
+        cohort = _cohort(claimed.root, model, count, seed, fixed, reads, read_json(run / "provenance.json").get("facts", {}))
         tracker.artifact(claimed.root / "samples.png")
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
     return cohort
@@ -159,10 +159,10 @@ def _write_batch(
         write_volume(root / image_file, Volume(image.float().cpu(), affine))
 
 
-def _cohort(root: Path, model: LatentDiffusion, count: int, seed: int, fixed: dict[str, Value], reads: dict[str, str]) -> Cohort:
-    """What was generated, with what was asked for as covariates and the seed of each case; saved, and shown in `samples.png`."""
+def _cohort(root: Path, model: LatentDiffusion, count: int, seed: int, fixed: dict[str, Value], reads: dict[str, str], known: dict) -> Cohort:
+    """What was generated, with what was asked for as covariates, the seed of each case and what is known of the model; also as `samples.png`."""
     cases = tuple(_case(root, index, model, seed, fixed) for index in range(count))
-    facts = {"seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "release": "unreleased"}
+    facts = {**known, "seeds": {case.case: [seed, index] for index, case in enumerate(cases)}, "release": "unreleased"}
     cohort = Cohort(root, cases, "a.u.", model.labels, dict(model.units), reads, synthetic=True, facts=facts)
     cohort.save()
     _show(cohort, root / "samples.png")

@@ -1,7 +1,9 @@
 """Train a denoiser on cached latents."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,10 @@ from medldm.models.latents import weights_digest
 from medldm.models.nets import DenoisingNet, UNet
 from medldm.randomness import keyed, seeded
 from medldm.run import Run, load_model
+from medldm.training.budget import COVERS, Budget, Privacy
 from medldm.training.latents import Draw, Latents
 from medldm.training.options import Training
+from medldm.training.private import PatientLatents, refuse_statistics
 
 
 def train_diffusion(
@@ -36,12 +40,16 @@ def train_diffusion(
     conditions: list[str] | None = None,
     draw: Draw = "mean",
     training: Training = Training(steps=3000, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03),
+    privacy: Privacy | None = None,
     seed: int = 0,
 ) -> Path:
     """Train a conditioned denoiser on the split "train" of cached latents; the split "val" shows progress.
 
     The run is self-contained: it holds the autoencoder with its whitening too. A stopped training continues from its last
     checkpoint when the same command is given again.
+
+    With `privacy` the weights of the denoiser keep to a budget of differential privacy for each training patient. Batches then are patients drawn at
+    random, `training.batch` on average, and neither draws nor noise follow the seed.
 
     Args:
         latents: a folder made by `cache-latents`.
@@ -52,11 +60,13 @@ def train_diffusion(
         conditions: covariates to condition on; by default all that vary in the training cases.
         draw: train on posterior means, on one fixed draw of each latent, or on a fresh draw whenever it comes.
         training: length, batch, learning rates, precision.
+        privacy: budget of differential privacy; null trains without.
         seed: decides initial weights, order, times and noise.
 
     Returns:
         The run folder.
     """
+    arguments = dict(locals())
     training.check_trains()
     source = Cohort.load(latents)
     if source.unit != "latent":
@@ -64,27 +74,66 @@ def train_diffusion(
     autoencoder = _autoencoder(source, draw)
     with seeded(seed, "weights"):
         denoiser = _denoiser(source, net(autoencoder.latent_channels), process, predicts, conditions)
+    budget = _budget(privacy, source, denoiser, training)
     reads = {"latents": source.fingerprint(), **source.parents}
-    arguments = dict(latents=latents, net=net, process=process, predicts=predicts, conditions=conditions, draw=draw, training=training, seed=seed)
     run = Run.claim(out, "train-diffusion", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
     grid = tuple(source.facts["grid"])
 
-    from medldm.training.diffusion import DiffusionTraining
+    from medldm.training.diffusion import DiffusionTraining, PrivateDiffusion
 
-    dataset, held_out = (_dataset(source, name, denoiser, autoencoder, draw, training.batch, seed) for name in ("train", "val"))
+    dataset = _dataset(source, "train", denoiser, autoencoder, draw, training.batch, seed, PatientLatents if budget else Latents)
+    held_out = _dataset(source, "val", denoiser, autoencoder, draw, training.batch, seed)
     _tell(source, denoiser, autoencoder, draw)
-
-    def result() -> LatentDiffusion:
-        population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
-        units = {name: source.covariates[name] for name in denoiser.conditions}
-        grain = Grain.of(source.facts["grain"]) if "grain" in source.facts else None
-        return LatentDiffusion(autoencoder, denoiser, population, grid, tuple(source.facts["voxel_spacing"]), source.labels, units, grain)
-
-    train_run(run, reads, DiffusionTraining(denoiser, training, seed, grid), dataset, held_out.whole(), result, validation_batch=8)
+    module = PrivateDiffusion(denoiser, training, seed, grid, budget) if budget else DiffusionTraining(denoiser, training, seed, grid)
+    with _accounted(run, budget):
+        train_run(run, reads, module, dataset, held_out.whole(), partial(_result, source, autoencoder, denoiser, seed), validation_batch=8)
     return out
+
+
+def _result(source: Cohort, autoencoder: Autoencoder, denoiser: Denoiser, seed: int) -> LatentDiffusion:
+    """All that the run is to hold, as it is when this is called."""
+    population = Population.fit([_row(case, denoiser) for case in source.split("train")], keyed(seed, "population"))
+    units = {name: source.covariates[name] for name in denoiser.conditions}
+    grain = Grain.of(source.facts["grain"]) if "grain" in source.facts else None
+    grid, spacing = tuple(source.facts["grid"]), tuple(source.facts["voxel_spacing"])
+    return LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, units, grain)
+
+
+def _budget(privacy: Privacy | None, source: Cohort, denoiser: Denoiser, training: Training) -> Budget | None:
+    """The plan of noise for a private training.
+
+    Raises:
+        UserError: the plan is impossible, see `Budget.plan`, or the network keeps statistics of patients.
+    """
+    if privacy is None:
+        return None
+    refuse_statistics(denoiser)
+    return Budget.plan(privacy, len(source.split("train").people), training.batch, training.steps)
+
+
+@contextmanager
+def _accounted(run: Run, budget: Budget | None) -> Iterator[None]:
+    """Say what a private training may spend, and what it has spent when it ends or is stopped; the run records it.
+
+    Steps after the last checkpoint of a training that was stopped are not counted: nobody sees what they gave.
+    """
+    if budget is None:
+        yield
+        return
+    from medldm.training.resume import latest
+
+    run.facts["privacy"] = budget.record()
+    plan = f"noise multiplier {budget.noise_multiplier:.3g}, clip {budget.clip:g}, each patient in {budget.sample_rate:.2%} of the steps"
+    print(f"privacy: epsilon {budget.epsilon:.3g} at delta {budget.delta:.2g} after {budget.steps} steps; {plan}")
+    print(f"privacy: this covers {COVERS}.")
+    try:
+        yield
+    finally:
+        done = budget.steps if run.finished else latest(run.root / "checkpoints")[0]
+        print(f"privacy: epsilon {budget.spent(done):.3g} at delta {budget.delta:.2g} was spent in {done} of {budget.steps} steps")
 
 
 def _autoencoder(source: Cohort, draw: Draw) -> Autoencoder:
@@ -123,11 +172,13 @@ def _denoiser(source: Cohort, network: DenoisingNet, process: Process, predicts:
     return Denoiser(network, process, {name: _condition(name, train, network.width) for name in names}, predicts)
 
 
-def _dataset(source: Cohort, split: str, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw, batch: int, seed: int) -> Latents:
+def _dataset(
+    source: Cohort, split: str, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw, batch: int, seed: int, kind: type[Latents] = Latents
+) -> Latents:
     """Whitened latents of a split with their conditions."""
     cases = source.split(split)
     codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cases]
-    return Latents(cases, torch.stack(codes) if codes else torch.zeros(0, 0), autoencoder.whiten, tuple(source.facts["grid"]), batch, seed, draw)
+    return kind(cases, torch.stack(codes) if codes else torch.zeros(0, 0), autoencoder.whiten, tuple(source.facts["grid"]), batch, seed, draw)
 
 
 def _tell(source: Cohort, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw) -> None:

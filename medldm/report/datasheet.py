@@ -2,6 +2,7 @@
 
 import math
 from importlib.metadata import version
+from typing import Any
 
 from medldm.cohort import Cohort
 from medldm.privacy.audit import Audit
@@ -40,6 +41,7 @@ def datasheet(released: Cohort, real: Cohort, found: Audit, mark: ImageMark | No
         "Model": [
             f"A latent diffusion model of medldm {version('medldm')}, weights sha256 {released.parents.get('diffusion', '?')}.",
             f"Trained on {len(train)} images of {len(train.people)} patients (cohort {real.fingerprint()[:12]}).",
+            _privacy(released.facts.get("privacy")),
         ],
         "Audit": [
             f"**{state}**: {reason}.",
@@ -57,3 +59,14 @@ def datasheet(released: Cohort, real: Cohort, found: Audit, mark: ImageMark | No
         "Limits": list(LIMITS),
     }
     return "# Datasheet\n" + "".join(f"\n## {title}\n\n" + "\n".join(f"* {line}" for line in lines) + "\n" for title, lines in parts.items())
+
+
+def _privacy(budget: dict[str, Any] | None) -> str:
+    """What the record of a private training promises, see `medldm.training.budget`."""
+    if budget is None:
+        return "Trained without differential privacy."
+    epsilon, delta, noise, clip, rate, steps = (budget[name] for name in ("epsilon", "delta", "noise_multiplier", "clip", "sample_rate", "steps"))
+    return (
+        f"Differential privacy of a {budget['unit']}: epsilon {epsilon:.3g} at delta {delta:.2g} (DP-SGD, {steps} steps, sample rate {rate:.3g}, "
+        f"clip {clip:g}, noise multiplier {noise:.3g}, accountant {budget['accountant']}). It covers {budget['covers']}."
+    )

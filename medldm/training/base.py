@@ -13,8 +13,10 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
 
 from medldm.errors import UserError
+from medldm.training.data import loader
 from medldm.training.optimizers import Muon, parameter_groups
 from medldm.training.options import Training
 
@@ -74,6 +76,10 @@ class StepTraining(pl.LightningModule):
     def companions(self) -> list[Companion]:
         """Networks that are trained beside the model; none unless a training says otherwise."""
         return []
+
+    def batches(self, dataset: Dataset, start: int, single_from: int | None) -> DataLoader:
+        """The batches of the steps from `start` on; from step `single_from` on, if there is one, they are one sample."""
+        return loader(dataset, start, self.options.steps, self.options.batch, single_from)
 
     def concerns(self) -> list[str]:
         """What is wrong with the training, one sentence each; see `medldm.commands.progress.warner`."""

@@ -1,12 +1,15 @@
 """Training of a denoiser on cached latents, validated at fixed times and noise on held-out patients."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from medldm.diffusion.denoiser import Denoiser
 from medldm.randomness import keyed
 from medldm.training.base import StepTraining
+from medldm.training.budget import Budget
 from medldm.training.options import Training
+from medldm.training.private import PatientItem, PatientLatents, PoissonBatches, clipped_sum, normal
 from medldm.types import Shape3
 
 VALIDATION_TIMES = (1 / 12, 3 / 12, 5 / 12, 7 / 12, 9 / 12, 11 / 12)
@@ -42,3 +45,44 @@ class DiffusionTraining(StepTraining):
             for t in VALIDATION_TIMES
         ]
         self.note_mean("val/loss", torch.stack(errors).mean(), batch_idx)
+
+
+class PrivateDiffusion(DiffusionTraining):
+    """The same with clipped gradients and noise in place of the mean gradient; see `medldm.training.private`.
+
+    The loss of the training patients is neither bounded nor noisy, so it is not written down; nor does the loss of held-out patients choose weights.
+
+    Args:
+        model, options, seed, grid: see `DiffusionTraining`; `options.batch` is the mean number of patients in a step.
+        budget: clipping, noise and how often a patient is drawn.
+    """
+
+    def __init__(self, model: Denoiser, options: Training, seed: int, grid: Shape3, budget: Budget):
+        super().__init__(model, options, seed, grid)
+        self.budget = budget
+        self.gradient: list[Tensor] = []
+
+    def batches(self, dataset: PatientLatents, start: int, single_from: int | None) -> DataLoader:
+        """See `StepTraining.batches`; a batch is a list of any length."""
+        sampler = PoissonBatches(start, self.options.steps, len(dataset.patients), self.budget.sample_rate)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=list, num_workers=0)
+
+    def training_step(self, batch: list[PatientItem], batch_idx: int) -> Tensor:
+        """The gradient of one step; Lightning gets a loss that means nothing."""
+        total = clipped_sum(map(self._loss, batch), self._trained(), self.budget.clip)
+        scale = self.budget.noise_multiplier * self.budget.clip
+        self.gradient = [((g.double() + scale * normal(g.shape, g.device)) / self.options.batch).to(g) for g in total]
+        return torch.zeros((), device=self.device)
+
+    def backward(self, loss: Tensor, *arguments: object, **options: object) -> None:
+        """Hand the gradient over; Lightning has set those before to None."""
+        for parameter, gradient in zip(self._trained(), self.gradient, strict=True):
+            parameter.grad = gradient
+        self.gradient = []
+
+    def _loss(self, item: PatientItem) -> Tensor:
+        latent, code, valid, patient = item
+        return self.model.loss(latent[None], code[None], keyed(self.seed, "diffusion", self.global_step, patient), valid[None])[0]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medldm.training.base import History, StepTraining, Watcher, weight_average
-from medldm.training.data import loader
 from medldm.training.options import resolve_precision
 from medldm.training.resume import Checkpoints, latest
 
@@ -53,7 +52,7 @@ def fit(
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     trainer = _trainer(module, root, start, validation is not None, watchers)
-    batches = loader(dataset, start, options.steps, options.batch, single_from)
+    batches = module.batches(dataset, start, single_from)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         trainer.fit(module, batches, validation, ckpt_path=checkpoint, weights_only=True)

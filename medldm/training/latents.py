@@ -44,7 +44,7 @@ class Latents(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Latent [c i j k], conditions [N], field of view [1 i j k] of one slot of one step."""
-        case = case_of(*key, self.batch, len(self.latents), self.seed)
+        case = self.case(*key)
         window = int(torch.randint(len(self.latents[case]), (), generator=keyed(self.seed, "window", *key)))
         mean, std = self.latents[case][window]
         if self.draw != "mean":
@@ -52,6 +52,10 @@ class Latents(Dataset):
             mean = mean + std * torch.randn(mean.shape, generator=keyed(self.seed, "draw", *of))
         latent, valid = place(self.whiten(mean[None])[0], self.grid)
         return latent, self.codes[case], valid
+
+    def case(self, step: int, slot: int) -> int:
+        """Number of the case in a slot of a step."""
+        return case_of(step, slot, self.batch, len(self.latents), self.seed)
 
     def whole(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The posterior mean of the largest window of every case, for validation."""
