@@ -1,6 +1,6 @@
 """Whether surrogates can be linked to the patients in whose place they stand, and what is left of the use of the data.
 
-    python benchmarks/identity.py --cohort C --run DIFFUSION --out out/identity [--count 60] [--first .8] [--group 10]
+    python benchmarks/identity.py --cohort C --run DIFFUSION --out out/identity [--count 60] [--first .92] [--group 10]
 
 Before: copies of the cases as a second scan would give them (other noise, bias field, position by up to 5 degrees and 2 voxels) are linked to
 them. After: surrogates of the same cases are. Each figure is that of the strongest of three attacks: details after alignment, wavelet
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--group", type=int, default=10)
-    parser.add_argument("--first", type=float, default=0.8)
+    parser.add_argument("--first", type=float, default=0.92)
     options = parser.parse_args()
     real = Cohort.load(options.cohort).split("train")
     cases = tuple(sorted({case.person: case for case in real}.values(), key=lambda case: case.case)[: options.count])

@@ -44,7 +44,7 @@ class Disguise:
     """
 
     group: int = 10
-    first: float = 0.8
+    first: float = 0.92
     later: float = 0.05
     attempts: int = 4
     likeness: float = 0.05

@@ -27,7 +27,7 @@ def fit(
     """Train until `options.steps`, with the averaged weights in `module.model` at the end.
 
     After a kill at any moment the same call continues from the newest whole checkpoint and, on one CPU device, ends with
-    the same bits as a training that was never stopped.
+    the same bits as a training that was never stopped, unless it is private.
 
     Args:
         module: what to train, for at least 1 step.
