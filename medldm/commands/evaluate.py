@@ -1,13 +1,11 @@
 """`medldm evaluate`: how good an autoencoder's reconstructions, a generated cohort, or both are, with a report to open."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from medldm.commands.opening import Wanted
+from medldm.commands.progress import shown
 from medldm.commands.within import hold_to
 from medldm.metrics.base import Score
 from medldm.models.features import features_digest
@@ -77,7 +75,7 @@ def evaluate(
     wanted = Wanted(
         reference, generated, autoencoder, split, independent, networks, downstream, series, judged, bounded, seed, jobs, privacy, diffusion
     )
-    found = wanted.open(_progress)
+    found = wanted.open(shown)
     _hold_to(found, memory, offload)
     reads = sources(found.folders) | {f"features {number}": features_digest(path) for number, path in enumerate(networks, 1)}
     return _carry_out(found, Run.claim(out, "evaluate", arguments, reads), reads)
@@ -90,7 +88,7 @@ def _carry_out(found: Evaluation, run: Run, reads: dict[str, str]) -> Path:
         print(f"{report} exists; the evaluation was done before.")
         return report
     with tracked(run, reads) as tracker:
-        scores = found.measure(run.root, _progress)
+        scores = found.measure(run.root, shown)
         tracker.metrics({score.name: score.value for score in scores})
         tracker.artifact(run.root / "metrics.csv")  # the other files name or show cases, who stay out of the tracking store
         run.finish(reads, list(OUTPUTS))
@@ -105,10 +103,6 @@ def _hold_to(found: Evaluation, memory: str | None, offload: bool) -> None:
         factor = found.model.factor
         cells = [tuple(-(-n // factor) for n in case.shape) for case in found.held_out.cases]
         hold_to(found.model, memory, offload, decodes=cells, encodes=[tuple(n * factor for n in size) for size in cells])
-
-
-def _progress(steps: Iterable, title: str) -> Iterable:
-    return track(steps, title, console=Console(stderr=True), transient=True)
 
 
 def _print(scores: Sequence[Score]) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import track
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.within import device, hold_to
 from medldm.diffusion.conditions.base import Value
-from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.model import LatentDiffusion, load_diffusion
 from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.steering import Steering
@@ -24,7 +23,7 @@ from medldm.provenance.latent_mark import marked
 from medldm.randomness import keyed
 from medldm.report.mosaic import mosaic
 from medldm.report.reconstruction import stored_picture
-from medldm.run import Run, load_model
+from medldm.run import Run
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
 
@@ -95,9 +94,7 @@ def generate(
 
 def _open(run: Path, fixed: dict[str, Value]) -> LatentDiffusion:
     """The model of a run, if it is a diffusion model that knows these conditions."""
-    model = load_model(run)
-    if not isinstance(model, LatentDiffusion):
-        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+    model = load_diffusion(run)
     model.denoiser.encode(fixed)
     for name in model.population.beyond(fixed):
         print(f"note: {name}={fixed[name]} lies beyond the middle 95 % of the training cohort")
@@ -151,8 +148,7 @@ def _write_batch(
         image, label = model.decode(latent, extent)
         if model.grain is not None:
             image = model.grain(image.float(), keyed(seed, "grain", index), grain)
-        affine = np.diag([*model.spacing, 1.0])
-        affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(image.shape[1:]) - 1)
+        affine = model.affine(image.shape[1:])
         image_file, label_file = _files(index, label is not None)
         if label is not None:
             write_volume(root / label_file, Volume(label.cpu(), affine, "label"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from medldm.cohort import Cohort
 from medldm.commands.within import device
-from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.model import load_diffusion
 from medldm.errors import UserError
 from medldm.files import read_json, sha256
 from medldm.metrics.base import Images
@@ -124,9 +124,7 @@ class Wanted:
             raise UserError(f"{found}.", "Give the cohort that it was trained on as --reference, with a held-out --split.")
         model = None
         if self.diffusion:
-            model = load_model(self.diffusion)
-            if not isinstance(model, LatentDiffusion):
-                raise UserError(f"{self.diffusion} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+            model = load_diffusion(self.diffusion)
             if generated.parents.get("diffusion") != sha256(self.diffusion / "model.safetensors"):
                 raise UserError(f"{generated.root} was not made by {self.diffusion}.", "Give the run that `generate` was given.")
         made = Images(generated)

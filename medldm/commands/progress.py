@@ -22,6 +22,11 @@ def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     yield from track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
+def shown(items: Iterable, title: str) -> Iterable:
+    """The items, with a bar that goes away at the end; also where there is no terminal, once."""
+    return track(items, title, console=Console(stderr=True), transient=True)
+
+
 def warner(concerns: Callable[[], list[str]], say: Callable[[str], None], every: int, first: int = 0) -> Callable[[int, dict[str, float]], None]:
     """A watcher that says each kind of concern once; two are of one kind if they agree up to the first bracket or colon.
 

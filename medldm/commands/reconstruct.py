@@ -14,7 +14,7 @@ from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
 from medldm.commands.within import device
 from medldm.diffusion.calibrated import FILES, Reconstruction, without_paths
-from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.model import LatentDiffusion, load_diffusion
 from medldm.diffusion.reconstruction import Measurement
 from medldm.diffusion.restoration import Restoration
 from medldm.errors import UserError
@@ -134,10 +134,7 @@ def _trained_on(source: Cohort, runs: dict[str, Path]) -> dict[str, str]:
 
 
 def _diffusion(run: Path) -> LatentDiffusion:
-    model = load_model(run)
-    if not isinstance(model, LatentDiffusion):
-        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
-    return model.eval().to(device())
+    return load_diffusion(run).eval().to(device())
 
 
 def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed: int) -> Iterator[Asked]:

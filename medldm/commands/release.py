@@ -2,17 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.opening import refuse_strangers
+from medldm.commands.progress import shown
 from medldm.data.dicom.rounding import rounded
 from medldm.errors import UserError
 from medldm.files import sha256, write_csv, write_text
@@ -70,7 +68,7 @@ def release(
     held_out = _held_out(real, split)
     refuse_strangers(real, generated, None)
     for part in (usable, real.where(lambda case: case.split in (split, "train"))):
-        part.check_files(_progress)
+        part.check_files(shown)
     signer = signing_key(key)
     reads = {"cohort": generated.fingerprint(), "training": real.fingerprint(), "key": fingerprint(signer.public_key().public_bytes_raw())}
     run = Run.claim(out, "release", arguments, reads)
@@ -78,12 +76,12 @@ def release(
         print(f"{run.root} is finished already.")
         return Cohort.load(run.root)
     with tracked(run, reads) as tracker:
-        found = audit(Images(real.split("train")), Images(held_out), Images(usable), _progress, seed)
+        found = audit(Images(real.split("train")), Images(held_out), Images(usable), shown, seed)
         tracker.metrics({score.name: score.value for score in found.scores()})
         _write_audit(run.root, usable, found)
         _gate(found, run.root, override)
         kept = [case for case, copy in zip(usable, found.copies, strict=True) if not copy]
-        cases = tuple(_released(usable, case, run.root, signer, mark, found, override) for case in _progress(kept, "marking and signing"))
+        cases = tuple(_released(usable, case, run.root, signer, mark, found, override) for case in shown(kept, "marking and signing"))
         result = _cohort(usable, cases, run.root, found, override)
         write_text(run.root / "datasheet.md", datasheet(result, real, found, mark, override, reads["key"]))
         shutil.copyfile(Path(f"{key}.pub"), run.root / "signer.pub")
@@ -169,7 +167,3 @@ def _cohort(source: Cohort, cases: tuple[Case, ...], root: Path, found: Audit, o
     result = replace(source, root=root, cases=cases, facts=facts)
     result.save()
     return result
-
-
-def _progress(steps: Iterable, title: str) -> Iterable:
-    return track(steps, title, console=Console(stderr=True), transient=True)

@@ -1,17 +1,14 @@
 """`medldm surrogate`: synthetic cases in the place of real ones."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.opening import refuse_strangers
+from medldm.commands.progress import shown
 from medldm.commands.within import device
-from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.model import LatentDiffusion, load_diffusion
 from medldm.errors import UserError
 from medldm.files import sha256, write_csv
 from medldm.metrics.base import Images
@@ -20,7 +17,7 @@ from medldm.metrics.radiomics import Radiomics
 from medldm.privacy.catalogue import distinct, retrieved
 from medldm.privacy.identity import Disguise, Surrogate, Surrogates
 from medldm.randomness import keyed
-from medldm.run import Run, load_model
+from medldm.run import Run
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
 
@@ -64,8 +61,9 @@ def surrogate(
         UserError: too few patients, a file of links that exists, or cohort, run and catalogue do not belong together.
     """
     arguments = dict(cohort=cohort, run=run, disguise=disguise, cases=cases, catalogue=catalogue, grain=grain, seed=seed)
-    real, model = _opened(Cohort.load(cohort), Path(run))
-    reads = {"diffusion": sha256(Path(run) / "model.safetensors"), "cohort": Cohort.load(cohort).fingerprint()}
+    whole = Cohort.load(cohort)
+    real, model = _opened(whole, Path(run))
+    reads = {"diffusion": sha256(Path(run) / "model.safetensors"), "cohort": whole.fingerprint()}
     source = Cohort.load(catalogue) if catalogue else None
     if source is not None and source.parents.get("diffusion") != reads["diffusion"]:
         raise UserError(f"{catalogue} was not made by {run}.", "Give a cohort that `generate` made with that run.")
@@ -90,9 +88,7 @@ def surrogate(
 
 
 def _opened(cohort: Cohort, run: Path) -> tuple[Images, LatentDiffusion]:
-    model = load_model(run)
-    if not isinstance(model, LatentDiffusion):
-        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give a run of train-diffusion.")
+    model = load_diffusion(run)
     refuse_strangers(cohort, None, run)
     if cohort.synthetic:
         raise UserError(f"{cohort.root} is synthetic already.", "Give the cohort of real cases.")
@@ -115,28 +111,27 @@ def _refuse_links(links: Path | None, out: Path) -> None:
 
 
 def _made(model: LatentDiffusion, real: Images, chosen: list[int], disguise: Disguise, grain: float, seed: int) -> Made:
-    surrogates = Surrogates(model, real, disguise, seed, _progress)
-    for index in _progress(chosen, "surrogates"):
+    surrogates = Surrogates(model, real, disguise, seed, shown)
+    for index in shown(chosen, "surrogates"):
         found = surrogates.of(index)
         yield index, None if found is None else _volumes(model, found, grain, seed, index)
 
 
 def _volumes(model: LatentDiffusion, found: Surrogate, grain: float, seed: int, index: int) -> tuple[Volume, Volume | None, dict]:
-    affine = np.diag([*model.spacing, 1.0])
-    affine[:3, 3] = -0.5 * np.array(model.spacing) * (np.array(found.image.shape[1:]) - 1)
+    affine = model.affine(found.image.shape[1:])
     image = model.grain(found.image, keyed(seed, "grain", index), grain) if model.grain is not None else found.image
     return Volume(image, affine), None if found.label is None else Volume(found.label, affine, "label"), found.covariates
 
 
 def _retrieved(catalogue: Images, real: Images, chosen: list[int], disguise: Disguise) -> Made:
-    kept = distinct(catalogue, real, disguise.likeness, _progress)
+    kept = distinct(catalogue, real, disguise.likeness, shown)
     if len(kept) < len(chosen):
         raise UserError(f"The catalogue has {len(kept)} cases that are like no patient, and {len(chosen)} are needed.", "Generate more.")
-    names = [{part.cases[i].case for i in places} for part, places in ((catalogue, kept), (real, chosen))]
-    shown, asked = (Images(part.cohort.where(lambda case, of=of: case.case in of)) for part, of in zip((catalogue, real), names, strict=True))
-    features = [Haar(), Radiomics()] if shown.labelled and asked.labelled else [Haar()]
-    for case, place in zip(asked.cases, retrieved(shown, asked, features), strict=True):
-        found, root = shown.cases[place], shown.cohort
+    taken = [{part.cases[i].case for i in places} for part, places in ((catalogue, kept), (real, chosen))]
+    offered, asked = (Images(part.cohort.where(lambda case, of=of: case.case in of)) for part, of in zip((catalogue, real), taken, strict=True))
+    features = [Haar(), Radiomics()] if offered.labelled and asked.labelled else [Haar()]
+    for case, place in zip(asked.cases, retrieved(offered, asked, features), strict=True):
+        found, root = offered.cases[place], offered.cohort
         label = read_volume(root.path(found.label), "label") if found.label else None
         yield next(i for i in chosen if real.cases[i].case == case.case), (read_volume(root.path(found.image)), label, found.covariates)
 
@@ -158,7 +153,3 @@ def _write(root: Path, made: Made, count: int) -> tuple[list[Case], list[tuple[i
         digest = sha256(*(root / file for file in files))
         cases.append(Case(name, name, "", files[0], files[1] if label else "", digest, image.shape, image.spacing, covariates=covariates))
     return sorted(cases, key=lambda case: case.case), sorted(pairs)
-
-
-def _progress(steps: Iterable, title: str) -> Iterable:
-    return track(steps, title, console=Console(stderr=True), transient=True)

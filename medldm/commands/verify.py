@@ -11,7 +11,7 @@ from rich.progress import track
 from medldm.cohort import Cohort
 from medldm.data.dicom.alone import private_texts, read_alone
 from medldm.data.dicom.headers import is_dicom, read_header
-from medldm.diffusion.model import LatentDiffusion
+from medldm.diffusion.model import load_diffusion
 from medldm.errors import UserError
 from medldm.metrics.base import Images
 from medldm.privacy.traces import Tracer
@@ -19,7 +19,6 @@ from medldm.provenance.image_mark import ImageMark
 from medldm.provenance.keys import MARKS, fingerprint, public_key, secret, signing_key
 from medldm.provenance.manifest import Verdict, among, judge
 from medldm.provenance.manifest import verify as verdict_of
-from medldm.run import load_model
 from medldm.volume import read_volume
 
 SUFFIXES = (".nii", ".nii.gz", ".dcm")
@@ -115,9 +114,7 @@ def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
         raise UserError(f"{released} was released without watermarks.", "Leave --released away.")
     mark = manifests[0]["mark"]
     how = ImageMark(float(mark["psnr"]), tuple(float(f) for f in mark["band"])) if mark else None
-    model = load_model(run) if run else None
-    if run and not isinstance(model, LatentDiffusion):
-        raise UserError(f"{run} holds a {type(model).__name__}, not a diffusion model.", "Give the run that generated the cohort.")
+    model = load_diffusion(run, "Give the run that generated the cohort.") if run else None
     return Tracer(Images(cohort), [bytes.fromhex(manifest["id"]) for manifest in manifests], secret(signer, MARKS), how, model)
 
 

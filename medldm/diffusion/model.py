@@ -2,7 +2,9 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +13,11 @@ from medldm.diffusion.denoiser import Denoiser
 from medldm.diffusion.population import Population
 from medldm.diffusion.samplers.base import Sampler, at
 from medldm.diffusion.steering import Steering
+from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder
 from medldm.models.grain import Grain
 from medldm.randomness import keyed
+from medldm.run import load_model
 from medldm.types import Denoise, Shape3
 
 #: Conditions' names of the field of view, in latent cells along i, j, k.
@@ -114,11 +118,33 @@ class LatentDiffusion(nn.Module):
         probability = decoded[0, self.autoencoder.image_channels :].softmax(0)
         return probability[list(self.labels)].sum((1, 2, 3)) * math.prod(self.spacing)
 
+    def affine(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Voxel index -> RAS+ mm [4 4] of a decoded volume of I, J, K voxels, whose middle is the origin."""
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = -0.5 * np.array(self.spacing) * (np.array(shape) - 1)
+        return affine
+
     @torch.no_grad()
     def decode(self, z: Tensor, extent: Shape3) -> tuple[Tensor, Tensor | None]:
         """Image [C I J K] in [-1, 1] and label map [1 I J K] of one latent [c i j k], cut to its field of view."""
         image, label = self.autoencoder.split(self.autoencoder.decode(z[(None, slice(None), *middle(extent, self.grid))]))
         return image[0], None if label is None else label[0]
+
+
+def load_diffusion(root: Path, fix: str = "Give a run of train-diffusion.") -> LatentDiffusion:
+    """The diffusion model of a run.
+
+    Args:
+        root: its folder.
+        fix: what the user is told to do where it holds another one.
+
+    Raises:
+        UserError: it holds another model, or none.
+    """
+    model = load_model(root)
+    if not isinstance(model, LatentDiffusion):
+        raise UserError(f"{root} holds a {type(model).__name__}, not a diffusion model.", fix)
+    return model
 
 
 def middle(extent: Shape3, grid: Shape3) -> tuple[slice, slice, slice]:
