@@ -163,13 +163,14 @@ def averaging(images: Images, names: list[bytes], plain: list[np.ndarray]) -> No
     image = MARK.embed(plain[-1][box], key_of(SECRET, victim), victim)
     left = MARK.score(image - pattern, key_of(SECRET, victim), victim)
     forged = max(MARK.score(plain[-2][box] + pattern, key_of(SECRET, identity(SECRET, k)), identity(SECRET, k)) for k in range(200))
-    print(f"  averaging {len(marks)} pairs: a mark still scores {left:.1f} after it, an unmarked image at most {forged:.1f} with 200 keys")
+    print(f"  averaging {len(marks)} pairs: a mark still scores {left:.1f} after it (limit {threshold(1):.1f})")
+    print(f"  and an unmarked image at most {forged:.1f} with 200 keys (limit {threshold(200):.1f})")
 
 
 def volumes_change(files: list[Path], labels: list[Path], root: Path) -> float:
     """Largest relative change of the mean volume of a structure, as a network of 400 steps sees it, by marking."""
     cases = tuple(
-        Case(f"c{i}", "", "train", str(image), str(label), shape=read_volume(image).shape, spacing=(1.0, 1.0, 1.0))
+        Case(f"c{i}", "", "train", str(image.absolute()), str(label.absolute()), shape=read_volume(image).shape, spacing=(1.0, 1.0, 1.0))
         for i, (image, label) in enumerate(zip(files, labels, strict=True))
     )
     cohort = Cohort(Path("/"), cases, labels={1: "anterior", 2: "posterior"})

@@ -22,6 +22,7 @@ from medldm.commands.surrogate import surrogate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
 from medldm.commands.train_restorer import train_restorer
+from medldm.diffusion.canaries import Canaries
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.diffusion.samplers.euler import Euler
 from medldm.errors import UserError
@@ -37,6 +38,7 @@ from medldm.privacy.identity import Disguise
 from medldm.privacy.membership import signals
 from medldm.report.viewer import bundle
 from medldm.run import load_model, save_model
+from medldm.training.budget import Privacy
 from medldm.training.options import Training
 from medldm.volume import read_volume
 
@@ -275,6 +277,23 @@ def test_privacy_of_cohort_and_model_is_audited(chain, phantom_cohort, tmp_path,
     page = (tmp_path / "audited" / "report.html").read_text()
     assert "Sharing the cohort: inconclusive" in page and "Sharing the model: inconclusive" in page
     assert "copy_similarity" in (tmp_path / "audited" / "cases.csv").read_text().splitlines()[0]
+
+
+def test_planted_cases_are_looked_for_where_they_were_planted(chain, phantom_cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(auditing, "PLANTED", 2)
+    monkeypatch.setattr(copies, "EVALUATIONS", 40)
+    run, how = tmp_path / "run", Canaries(8, copies=2)
+    train_diffusion(chain / "latents", run, net=NET, training=BRIEF, canaries=how)
+    assert read_json(run / "provenance.json")["facts"]["canaries"] == {"count": 8, "copies": 2, "seed": 0}
+    assert sha256(run / "model.safetensors") != sha256(chain / "diffusion" / "model.safetensors")
+    generate(run, 2, tmp_path / "generated", sampler=FEW)
+    evaluate(tmp_path / "audited", phantom_cohort.root, tmp_path / "generated", privacy=True, diffusion=run)
+    table = rows(tmp_path / "audited" / "metrics.csv")
+    assert {"canary_auc_loss", "canary_auc_sima", "canary_epsilon"} <= set(table) and ",8" in table["canary_epsilon"]
+    assert "Attack on planted cases: loss" in (tmp_path / "audited" / "report.html").read_text()
+    with pytest.raises(UserError, match=r"canaries.copies"):
+        train_diffusion(chain / "latents", tmp_path / "none", training=BRIEF, privacy=Privacy(8.0), canaries=how)
+    assert not (tmp_path / "none").exists()
 
 
 def test_attacks_see_a_case_alike_whatever_is_beside_it(chain, phantom_cohort):

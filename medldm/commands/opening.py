@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medldm.cohort import Cohort
 from medldm.commands.within import device
+from medldm.diffusion.canaries import Canaries, Canary
 from medldm.diffusion.model import load_diffusion
 from medldm.errors import UserError
 from medldm.files import read_json, sha256
@@ -122,13 +124,14 @@ class Wanted:
         if self.independent or self.split == "train" or not len(training):
             found = "--privacy compares with the patients that the model was trained on, and with others"
             raise UserError(f"{found}.", "Give the cohort that it was trained on as --reference, with a held-out --split.")
-        model = None
+        model, facts = None, dict[str, Any]()
         if self.diffusion:
-            model = load_diffusion(self.diffusion)
+            model, facts = load_diffusion(self.diffusion), read_json(self.diffusion / "provenance.json").get("facts", {})
             if generated.parents.get("diffusion") != sha256(self.diffusion / "model.safetensors"):
                 raise UserError(f"{generated.root} was not made by {self.diffusion}.", "Give the run that `generate` was given.")
         made = Images(generated)
-        return Privacy(made, training, held_out, model.to(device()).eval() if model else None, self.seed)
+        claimed = (facts["privacy"]["epsilon"], facts["privacy"]["delta"]) if "privacy" in facts else None
+        return Privacy(made, training, held_out, model.to(device()).eval() if model else None, _candidates(facts, training), claimed, self.seed)
 
     def _study(self, real: Cohort, generated: Cohort) -> Study:
         """What a downstream study is made of.
@@ -148,6 +151,12 @@ class Wanted:
         study = Study.of(settings, real, made, self.jobs)
         settings.arms(len(study.train.people))
         return study
+
+
+def _candidates(facts: dict[str, Any], training: Images) -> list[Canary]:
+    """What may have been planted in a training, by what its run says."""
+    said = facts.get("canaries")
+    return Canaries(said["count"], said["copies"]).draw(training.patients, said["seed"]) if said else []
 
 
 def _refuse_predicted(real: Cohort, held_out: Images, split: str) -> None:

@@ -1,16 +1,19 @@
 """Train a denoiser on cached latents."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.training_run import train_run
+from medldm.diffusion.canaries import Canaries, Canary
 from medldm.diffusion.conditions.base import Condition, Value
 from medldm.diffusion.conditions.category import Category
 from medldm.diffusion.conditions.scalar import Scalar
@@ -29,6 +32,10 @@ from medldm.training.budget import COVERS, Budget, Privacy
 from medldm.training.latents import Draw, Latents
 from medldm.training.options import Training
 from medldm.training.private import PatientLatents, refuse_statistics
+from medldm.types import Shape3
+
+if TYPE_CHECKING:
+    from medldm.training.diffusion import DiffusionTraining
 
 
 def train_diffusion(
@@ -41,15 +48,16 @@ def train_diffusion(
     draw: Draw = "mean",
     training: Training = Training(steps=3000, learning_rate=5e-3, other_learning_rate=2e-3, warm_up=50, final=0.03),
     privacy: Privacy | None = None,
+    canaries: Canaries | None = None,
     seed: int = 0,
 ) -> Path:
     """Train a conditioned denoiser on the split "train" of cached latents; the split "val" shows progress.
 
-    The run is self-contained: it holds the autoencoder with its whitening too. A stopped training continues from its last
-    checkpoint when the same command is given again.
+    The run holds the autoencoder with its whitening too. A stopped training continues from its last checkpoint when the same command is given again.
 
     With `privacy` the weights of the denoiser keep to a budget of differential privacy for each training patient. Batches then are patients drawn at
-    random, `training.batch` on average, and neither draws nor noise follow the seed.
+    random, `training.batch` on average, and neither draws nor noise follow the seed. With `canaries` mixtures of patients are planted, and
+    `evaluate --privacy true --diffusion RUN` says how well the model remembers them.
 
     Args:
         latents: a folder made by `cache-latents`.
@@ -61,6 +69,7 @@ def train_diffusion(
         draw: train on posterior means, on one fixed draw of each latent, or on a fresh draw whenever it comes.
         training: length, batch, learning rates, precision.
         privacy: budget of differential privacy; null trains without.
+        canaries: cases to plant; null plants none.
         seed: decides initial weights, order, times and noise.
 
     Returns:
@@ -74,23 +83,27 @@ def train_diffusion(
     autoencoder = _autoencoder(source, draw)
     with seeded(seed, "weights"):
         denoiser = _denoiser(source, net(autoencoder.latent_channels), process, predicts, conditions)
-    budget = _budget(privacy, source, denoiser, training)
+    planted = _planted(canaries, source, privacy, seed)
+    budget = _budget(privacy, source, denoiser, training, len(planted))
     reads = {"latents": source.fingerprint(), **source.parents}
     run = Run.claim(out, "train-diffusion", arguments, reads)
     if run.finished:
         print(f"{out} is finished already.")
         return out
-    grid = tuple(source.facts["grid"])
+    run.facts |= {"canaries": {**asdict(canaries), "seed": seed}} if canaries else {}
+    dataset = _dataset(source, "train", denoiser, autoencoder, draw, training.batch, seed, PatientLatents if budget else Latents, planted)
+    held_out = _dataset(source, "val", denoiser, autoencoder, draw, training.batch, seed).whole()
+    _tell(source, denoiser, autoencoder, draw)
+    module = _module(denoiser, training, seed, tuple(source.facts["grid"]), budget)
+    with _accounted(run, budget):
+        train_run(run, reads, module, dataset, held_out, partial(_result, source, autoencoder, denoiser, seed), validation_batch=8)
+    return out
 
+
+def _module(denoiser: Denoiser, training: Training, seed: int, grid: Shape3, budget: Budget | None) -> "DiffusionTraining":
     from medldm.training.diffusion import DiffusionTraining, PrivateDiffusion
 
-    dataset = _dataset(source, "train", denoiser, autoencoder, draw, training.batch, seed, PatientLatents if budget else Latents)
-    held_out = _dataset(source, "val", denoiser, autoencoder, draw, training.batch, seed)
-    _tell(source, denoiser, autoencoder, draw)
-    module = PrivateDiffusion(denoiser, training, seed, grid, budget) if budget else DiffusionTraining(denoiser, training, seed, grid)
-    with _accounted(run, budget):
-        train_run(run, reads, module, dataset, held_out.whole(), partial(_result, source, autoencoder, denoiser, seed), validation_batch=8)
-    return out
+    return PrivateDiffusion(denoiser, training, seed, grid, budget) if budget else DiffusionTraining(denoiser, training, seed, grid)
 
 
 def _result(source: Cohort, autoencoder: Autoencoder, denoiser: Denoiser, seed: int) -> LatentDiffusion:
@@ -102,7 +115,21 @@ def _result(source: Cohort, autoencoder: Autoencoder, denoiser: Denoiser, seed: 
     return LatentDiffusion(autoencoder, denoiser, population, grid, spacing, source.labels, units, grain)
 
 
-def _budget(privacy: Privacy | None, source: Cohort, denoiser: Denoiser, training: Training) -> Budget | None:
+def _planted(canaries: Canaries | None, source: Cohort, privacy: Privacy | None, seed: int) -> list[Canary]:
+    """What is planted among the training cases, each as often as asked for.
+
+    Raises:
+        UserError: there are too few patients, or a private training would hold copies, each of which counts as a patient.
+    """
+    if canaries is None:
+        return []
+    if privacy and canaries.copies > 1:
+        raise UserError("canaries.copies: a private training takes each patient for one, so copies would say nothing of it.", "Set it to 1.")
+    found = canaries.draw([case.person for case in source.split("train")], seed)
+    return [canary for canary in found if canary.planted for _ in range(canaries.copies)]
+
+
+def _budget(privacy: Privacy | None, source: Cohort, denoiser: Denoiser, training: Training, planted: int) -> Budget | None:
     """The plan of noise for a private training.
 
     Raises:
@@ -111,7 +138,7 @@ def _budget(privacy: Privacy | None, source: Cohort, denoiser: Denoiser, trainin
     if privacy is None:
         return None
     refuse_statistics(denoiser)
-    return Budget.plan(privacy, len(source.split("train").people), training.batch, training.steps)
+    return Budget.plan(privacy, len(source.split("train").people) + planted, training.batch, training.steps)
 
 
 @contextmanager
@@ -173,12 +200,22 @@ def _denoiser(source: Cohort, network: DenoisingNet, process: Process, predicts:
 
 
 def _dataset(
-    source: Cohort, split: str, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw, batch: int, seed: int, kind: type[Latents] = Latents
+    source: Cohort,
+    split: str,
+    denoiser: Denoiser,
+    autoencoder: Autoencoder,
+    draw: Draw,
+    batch: int,
+    seed: int,
+    kind: type[Latents] = Latents,
+    planted: Sequence[Canary] = (),
 ) -> Latents:
     """Whitened latents of a split with their conditions."""
     cases = source.split(split)
     codes = [denoiser.encode({name: case.covariates[name] for name in denoiser.conditions}) for case in cases]
-    return kind(cases, torch.stack(codes) if codes else torch.zeros(0, 0), autoencoder.whiten, tuple(source.facts["grid"]), batch, seed, draw)
+    return kind(
+        cases, torch.stack(codes) if codes else torch.zeros(0, 0), autoencoder.whiten, tuple(source.facts["grid"]), batch, seed, draw, planted
+    )
 
 
 def _tell(source: Cohort, denoiser: Denoiser, autoencoder: Autoencoder, draw: Draw) -> None:

@@ -19,7 +19,8 @@ COARSE, FINE = 16, 24  # blocks along the longest side
 ANGLES = (-6.0, 0.0, 6.0)  # degrees about each axis, searched at first
 SHIFTS = (-1, 0, 1)  # coarse blocks
 NEIGHBOURS = 1.0  # blocks of the Gaussian mean that details are the difference to, on the coarse grid; as much of the image on the fine one
-CANDIDATES = 3
+REFLECTIONS = tuple(itertools.product((1, -1), repeat=3))
+CANDIDATES = 4
 OVERLAP = 0.5  # of the smaller image, that has to lie in the other one
 EVALUATIONS = 300
 LEVER = FINE / 2  # blocks that a voxel at the side moves by, per radian: turns and shifts are searched at one scale
@@ -72,10 +73,9 @@ class _Details:
 
 @dataclass(frozen=True)
 class _Coarse:
-    """For each training case the largest correlation on the coarse grid [n], and the reflection [n 3], turns and shifts [n 6] that reach it."""
+    """The largest correlation on the coarse grid for each training case and reflection [n 8], and turns and shifts that reach it [n 8 6]."""
 
     similarity: np.ndarray
-    signs: np.ndarray
     start: np.ndarray
 
 
@@ -83,7 +83,8 @@ class CopySearch:
     """Finds the training case that an image is most like, whatever way it is turned.
 
     On a coarse grid an image is tried in 8 reflections, 27 turns of up to 6 degrees about each axis and 27 shifts against all training cases at
-    once. The three most alike are aligned on a fine grid by a search over turns and shifts (Powell 1964).
+    once. The four most alike are aligned on a fine grid by a search over turns and shifts (Powell 1964). These can be one case in two
+    reflections: a head is nearly its own mirror image, and on the coarse grid the wrong one may look better.
 
     Args:
         training: the images that the generator was trained on; of several contrasts the first is compared.
@@ -106,30 +107,31 @@ class CopySearch:
         """
         fine, coarse = self._details(image, spacing, FINE), self._coarsely(self._details(image, spacing, COARSE))
         looked_at = np.arange(len(self.fine)) if among is None else np.array(among)
-        first = looked_at[np.argsort(-coarse.similarity[looked_at], kind="stable")[:CANDIDATES]]
-        return max((self._aligned(fine, case, coarse) for case in first.tolist()), key=lambda match: match.similarity)
+        first = np.argsort(-coarse.similarity[looked_at].ravel(), kind="stable")[:CANDIDATES].tolist()
+        starts = [(int(looked_at[place // len(REFLECTIONS)]), place % len(REFLECTIONS)) for place in first]
+        return max((self._aligned(fine, case, way, coarse.start[case, way]) for case, way in starts), key=lambda match: match.similarity)
 
     def similarities(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         """Correlation with each training case [cases] on the coarse grid, in the pose that suits it best; see `nearest` for the arguments."""
-        return self._coarsely(self._details(image, spacing, COARSE)).similarity
+        return self._coarsely(self._details(image, spacing, COARSE)).similarity.max(1)
 
     def _coarsely(self, image: _Details) -> _Coarse:
-        """The best of all reflections, turns and shifts for each training case."""
+        """The best of all turns and shifts for each training case and reflection."""
         shifts, count = list(itertools.product(SHIFTS, repeat=3)), len(self.fine)
-        found = _Coarse(np.full(count, -np.inf), np.ones((count, 3), int), np.zeros((count, 6)))
-        for signs, angles in itertools.product(itertools.product((1, -1), repeat=3), itertools.product(ANGLES, repeat=3)):
+        found = _Coarse(np.full((count, len(REFLECTIONS)), -np.inf), np.zeros((count, len(REFLECTIONS), 6)))
+        for (way, signs), angles in itertools.product(enumerate(REFLECTIONS), itertools.product(ANGLES, repeat=3)):
             turned = np.pad(_moved(image.values[_mirror(signs)], np.radians(angles), np.zeros(3)), 1)
             rows = _rows(turned[tuple(slice(1 + s, 1 + s + COARSE) for s in shift)] for shift in shifts)
             alike, which = (part.numpy() for part in (rows @ self.coarse.T).max(0))
-            better = alike > found.similarity
-            found.similarity[better], found.signs[better] = alike[better], signs
+            better = alike > found.similarity[:, way]
+            found.similarity[better, way] = alike[better]
             shift = np.multiply(shifts, FINE / COARSE)[which[better]]
-            found.start[better] = np.concatenate([np.tile(np.radians(angles) * LEVER, (len(shift), 1)), shift], axis=1)
+            found.start[better, way] = np.concatenate([np.tile(np.radians(angles) * LEVER, (len(shift), 1)), shift], axis=1)
         return found
 
-    def _aligned(self, image: _Details, case: int, coarse: _Coarse) -> Match:
-        """The largest correlation with a training case that turns and shifts near a start reach."""
-        signs = tuple(coarse.signs[case].tolist())
+    def _aligned(self, image: _Details, case: int, way: int, start: np.ndarray) -> Match:
+        """The largest correlation with a training case, in one reflection, that turns and shifts near a start reach."""
+        signs = REFLECTIONS[way]
         training, mirror = self.fine[case], _mirror(signs)
         values, known = image.values[mirror], image.known[mirror].astype(np.float64)
         least = OVERLAP * min(known.sum(), training.known.sum())
@@ -142,7 +144,7 @@ class CopySearch:
             a, b = a - a.mean(), b - b.mean()
             return 1.0 - float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
 
-        found = optimize.minimize(unlike, coarse.start[case], method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": EVALUATIONS})
+        found = optimize.minimize(unlike, start, method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": EVALUATIONS})
         shift = found.x[3:] * self.side / FINE
         return Match(case, 1.0 - float(found.fun), Pose(signs, tuple((found.x[:3] / LEVER).tolist()), tuple(shift.tolist())))
 

@@ -1,12 +1,14 @@
 """The privacy of an evaluation: what a generated cohort and its model give away, judged each for itself."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from medldm.diffusion.canaries import Canary
 from medldm.diffusion.model import LatentDiffusion
 from medldm.metrics.base import Images, Score
 from medldm.metrics.features import Haar
 from medldm.privacy.audit import Audit, audit
+from medldm.privacy.exposure import Exposure, expose
 from medldm.privacy.membership import Membership, attack
 from medldm.privacy.neighbours import closeness
 from medldm.report.html import Figure, Item, Text
@@ -29,19 +31,27 @@ class Findings:
         cohort: similarities of generated cases to training cases.
         model: attacks on members, or None where there was no model.
         near: distances between images.
+        planted: attacks on planted cases, or None where there were none.
     """
 
     cohort: Audit
     model: Membership | None
     near: list[Score]
+    planted: Exposure | None = None
 
     def verdicts(self) -> dict[str, tuple[str, str]]:
         """State and reason for "cohort" and, where it was attacked, "model"."""
-        return {"cohort": self.cohort.verdict()} | ({"model": self.model.verdict()} if self.model else {})
+        return {"cohort": self.cohort.verdict()} | ({"model": self._of(self.model)} if self.model else {})
+
+    def _of(self, model: Membership) -> tuple[str, str]:
+        """The verdict on a model that fails where it gives away its patients or the planted cases."""
+        state, reason = model.verdict()
+        failure = self.planted.failure() if self.planted else ""
+        return ("fail", f"{reason}; {failure}" if state == "fail" else failure) if failure else (state, reason)
 
     def scores(self) -> list[Score]:
         """All figures."""
-        return [*self.cohort.scores(), *self.near, *(self.model.scores() if self.model else [])]
+        return [*self.cohort.scores(), *self.near, *(part for found in (self.model, self.planted) if found for part in found.scores())]
 
     def items(self) -> list[Item]:
         """Verdicts, a plot and what they do not say."""
@@ -54,6 +64,11 @@ class Findings:
                 values = {"members": self.model.members[name], "others": self.model.others[name]}
                 caption = "One point per patient, larger for likelier members; where both lie alike the model does not tell them apart."
                 items.append(Figure(f"Attack on members: {name}", plot_groups(values, None, name), caption))
+        if self.planted:
+            for name in self.planted.planted:
+                values = {"planted": self.planted.planted[name], "withheld": self.planted.withheld[name]}
+                caption = "One point per mixture of patients, of which a coin decided whether it was planted in the training."
+                items.append(Figure(f"Attack on planted cases: {name}", plot_groups(values, None, name), caption))
         return [*items, Text(CAUTION)]
 
 
@@ -66,6 +81,8 @@ class Privacy:
         training: real cases that the generator was trained on.
         held_out: real cases of other patients.
         model: the diffusion model that made the cases, or None to judge them alone.
+        candidates: cases that may have been planted in its training, see `Canaries.draw`.
+        claimed: epsilon and delta that its training claims, or None.
         seed: of planted copies, noise and choices.
     """
 
@@ -73,6 +90,8 @@ class Privacy:
     training: Images
     held_out: Images
     model: LatentDiffusion | None
+    candidates: Sequence[Canary] = ()
+    claimed: tuple[float, float] | None = None
     seed: int = 0
 
     def find(self, progress: Progress) -> Findings:
@@ -83,7 +102,14 @@ class Privacy:
         """
         found = audit(self.training, self.held_out, self.generated, progress, self.seed)
         near = closeness(self.generated, self.training, self.held_out, Haar(), self.seed)
-        return Findings(found, self._attack(progress) if self.model else None, near)
+        if not self.model:
+            return Findings(found, None, near)
+        return Findings(found, self._attack(progress), near, self._expose(progress) if self.candidates else None)
+
+    def _expose(self, progress: Progress) -> Exposure:
+        assert self.model is not None
+        epsilon, delta = self.claimed or (None, 0.0)
+        return Exposure(*expose(self.model, self.training, self.candidates, progress, self.seed), delta, epsilon)
 
     def _attack(self, progress: Progress) -> Membership:
         """Members whose label map is predicted stay away: its smoothness alone would tell them from others."""

@@ -1,6 +1,6 @@
 """Cached latents as training data of a diffusion model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medldm.cohort import Cohort
+from medldm.diffusion.canaries import Canary, mixed
 from medldm.diffusion.model import place
 from medldm.randomness import keyed
 from medldm.training.data import case_of
@@ -36,26 +37,47 @@ class Latents(Dataset):
         batch: slots per step.
         seed: decides order, windows and draws.
         draw: posterior means, or draws.
+        planted: what comes after the cases, with the conditions of its first part.
     """
 
-    def __init__(self, cohort: Cohort, codes: Tensor, whiten: Callable[[Tensor], Tensor], grid: Shape3, batch: int, seed: int, draw: Draw = "mean"):
+    def __init__(
+        self,
+        cohort: Cohort,
+        codes: Tensor,
+        whiten: Callable[[Tensor], Tensor],
+        grid: Shape3,
+        batch: int,
+        seed: int,
+        draw: Draw = "mean",
+        planted: Sequence[Canary] = (),
+    ):
         self.codes, self.whiten, self.grid, self.batch, self.seed, self.draw = codes, whiten, grid, batch, seed, draw
+        self.planted = planted
         self.latents = [load_latents(cohort.path(case.image)) for case in cohort]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Latent [c i j k], conditions [N], field of view [1 i j k] of one slot of one step."""
         case = self.case(*key)
+        if case >= len(self.latents):
+            parts = self.planted[case - len(self.latents)].parts
+            latents, valid = zip(*(self._placed(part, 0, (*key, part)) for part in parts), strict=True)
+            latent, seen = mixed(latents, valid)
+            return latent, self.codes[parts[0]], seen
         window = int(torch.randint(len(self.latents[case]), (), generator=keyed(self.seed, "window", *key)))
+        latent, seen = self._placed(case, window, key)
+        return latent, self.codes[case], seen
+
+    def _placed(self, case: int, window: int, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """A window of a case and its field of view."""
         mean, std = self.latents[case][window]
         if self.draw != "mean":
             of = (case, window) if self.draw == "fixed" else key
             mean = mean + std * torch.randn(mean.shape, generator=keyed(self.seed, "draw", *of))
-        latent, valid = place(self.whiten(mean[None])[0], self.grid)
-        return latent, self.codes[case], valid
+        return place(self.whiten(mean[None])[0], self.grid)
 
     def case(self, step: int, slot: int) -> int:
-        """Number of the case in a slot of a step."""
-        return case_of(step, slot, self.batch, len(self.latents), self.seed)
+        """Number of the case in a slot of a step; planted ones follow the others."""
+        return case_of(step, slot, self.batch, len(self.latents) + len(self.planted), self.seed)
 
     def whole(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The posterior mean of the largest window of every case, for validation."""

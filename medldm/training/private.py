@@ -93,7 +93,8 @@ class PatientLatents(Latents):
 
     def __init__(self, cohort: Cohort, *arguments: Any):
         super().__init__(cohort, *arguments)
-        self.patients = [[number for number, case in enumerate(cohort) if case.person == person] for person in cohort.people]
+        cases = [[number for number, case in enumerate(cohort) if case.person == person] for person in cohort.people]
+        self.patients = cases + [[len(cohort) + number] for number in range(len(self.planted))]  # each is a patient of its own
 
     def __getitem__(self, key: tuple[int, int]) -> PatientItem:
         """Latent, conditions and field of view, as `Latents`, and the patient."""
