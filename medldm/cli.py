@@ -40,6 +40,7 @@ COMMANDS = {
     "export": "write a cohort in the layout of nnU-Net or the Medical Segmentation Decathlon, or a synthetic one as DICOM",
     "evaluate": "score a synthetic cohort, or the reconstructions of an autoencoder",
     "release": "audit a synthetic cohort for copies of patients, and mark and sign what passes",
+    "reface": "draw other faces in the place of those of patients",
     "surrogate": "make synthetic cases that stand for real ones and do not lead back to them",
     "verify": "say whether volumes are what was signed, and where they come from",
     "compare": "show evaluations side by side, with paired differences",

@@ -7,17 +7,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from medldm.cli import COMMANDS, arguments_of, main
 from medldm.cohort import Cohort
+from medldm.commands import reface as refacing
 from medldm.commands import surrogate as surrogates
 from medldm.commands.cache_latents import cache_latents
 from medldm.commands.evaluate import evaluate
 from medldm.commands.generate import generate
 from medldm.commands.reconstruct import reconstruct
+from medldm.commands.reface import reface
 from medldm.commands.surrogate import surrogate
 from medldm.commands.train_autoencoder import train_autoencoder
 from medldm.commands.train_diffusion import train_diffusion
@@ -34,8 +37,10 @@ from medldm.models.nets import UNet
 from medldm.operators.acquisitions import MissingBlock
 from medldm.privacy import audit as auditing
 from medldm.privacy import copies
+from medldm.privacy.faces import Finding
 from medldm.privacy.identity import Disguise
 from medldm.privacy.membership import signals
+from medldm.privacy.reface import Drawing
 from medldm.report.viewer import bundle
 from medldm.run import load_model, save_model
 from medldm.training.budget import Privacy
@@ -303,6 +308,32 @@ def test_attacks_see_a_case_alike_whatever_is_beside_it(chain, phantom_cohort):
     found = signals(model, part, 0)
     assert found == signals(model, whole, [case.case for case in whole.cases].index(part.cases[0].case))
     assert all(-1e3 < value < 0 for value in found.values())
+
+
+def test_faces_are_drawn_where_there_are_some_and_the_rest_stays(chain, phantom_cohort, tmp_path, monkeypatch):
+    names = [case.case for case in phantom_cohort]
+    mask = np.zeros((16, 20, 16), bool)
+    mask[4:12, 14:, :8] = True
+    statuses = iter(["removed", "already defaced", "poor registration", *["removed"] * (len(names) - 3)] * 2)
+    monkeypatch.setattr(refacing, "look", lambda volume: Finding(next(statuses), matrix=((1.0,),)))
+    monkeypatch.setattr(refacing, "region", lambda shape, affine, matrix: mask)
+    given, how = (phantom_cohort.root, chain / "diffusion", tmp_path / "out"), Drawing(steps=2, products=1)
+    with pytest.raises(UserError, match=f"1 of {len(names)} cases: {names[2]} may show a face"):
+        reface(*given, how)
+    assert not (tmp_path / "out").exists()
+    made = reface(*given, how, skip_bad=True)
+    assert [case.status for case in made][:3] == ["ok", "ok", "face"] and made.facts["refaced"]["cases"] == [names[0], *names[3:]]
+    assert made.cases[1] == phantom_cohort.cases[1] and not (tmp_path / "out" / phantom_cohort.cases[2].image).exists()
+    before, after = (read_volume(cohort.path(cohort.cases[0].image)).data[0].numpy() for cohort in (phantom_cohort, made))
+    assert np.array_equal(before[~mask], after[~mask]) and np.abs(before - after)[mask].max() > 0.01
+    made.check_files(lambda steps, title: steps)
+    assert made.parents["cohort"] == phantom_cohort.fingerprint() and not made.synthetic
+    monkeypatch.setattr(refacing, "look", None)
+    assert reface(*given, how, skip_bad=True) == Cohort.load(tmp_path / "out"), "what is finished is not searched again"
+    with pytest.raises(UserError, match="Prepare it with --spacing"):
+        coarse = replace(phantom_cohort, root=tmp_path / "coarse", cases=tuple(replace(c, spacing=(9.0,) * 3) for c in phantom_cohort))
+        coarse.save()
+        reface(tmp_path / "coarse", chain / "diffusion", tmp_path / "other")
 
 
 def test_surrogates_stand_for_cases_and_only_the_links_lead_back(chain, phantom_cohort, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Label maps for the cases of a cohort that have none, from those that have."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +9,13 @@ import numpy as np
 import torch
 
 from medldm.cohort import Case, Cohort
+from medldm.commands.linking import link
 from medldm.commands.progress import counted
 from medldm.commands.within import device
 from medldm.data.steps.torchio_augment import ORDINARY, Augment
 from medldm.data.storing import structure_volumes
 from medldm.errors import UserError
-from medldm.files import atomic, sha256
+from medldm.files import sha256
 from medldm.metrics.segmentation import dice
 from medldm.models.segmenter import Segmenter
 from medldm.randomness import seeded
@@ -135,7 +135,7 @@ def _judge(nets: Sequence[Segmenter], source: Cohort) -> None:
 def _case(case: Case, source: Cohort, missing: set[str], nets: Sequence[Segmenter], out: Path) -> Case:
     """A case of the new cohort, its files written."""
     for path in filter(None, (case.image, case.label)):
-        _link(source.path(path), out / path)
+        link(source.path(path), out / path)
     if case.case not in missing:
         return case
     image = read_volume(source.path(case.image), source.unit)
@@ -144,15 +144,3 @@ def _case(case: Case, source: Cohort, missing: set[str], nets: Sequence[Segmente
     write_volume(out / relative, label)
     covariates = {**case.covariates, **structure_volumes(label, source.labels)}
     return replace(case, label=relative, sha256=sha256(out / case.image, out / relative), covariates=covariates)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file in another folder, as a link where the disk can, else as a copy."""
-    if target.is_file():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        with atomic(target) as temporary:
-            shutil.copyfile(source, temporary)

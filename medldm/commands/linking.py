@@ -1,0 +1,19 @@
+"""Files that a new cohort has in common with the one it is made from."""
+
+import os
+import shutil
+from pathlib import Path
+
+from medldm.files import atomic
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file in another folder, as a link where the disk can, else as a copy."""
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
