@@ -28,11 +28,12 @@ class ImageMark:
 
     Args:
         psnr: what the mark costs, in dB of the range of values over the whole volume; m follows from it.
-        band: lowest and highest frequency, as a share of the highest that the grid holds.
+        band: lowest and highest frequency, as a share of the highest that the grid holds; of those tried this one lets crops of 60,000 voxels pass
+            half the resolution, cuts and shifts.
     """
 
     psnr: float = 40.1
-    band: tuple[float, float] = (0.1, 0.6)
+    band: tuple[float, float] = (0.35, 0.67)
 
     def embed(self, image: np.ndarray, key: bytes, payload: bytes) -> np.ndarray:
         """The marked volume [I J K], float32, within the same range of values.
