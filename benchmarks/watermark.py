@@ -1,6 +1,6 @@
 """What the watermark of images withstands, what it costs, and whether wrong keys ever find it.
 
-    python benchmarks/watermark.py --data ../shared/data --out out/watermark [--hippocampi 40] [--heads 6] [--keys 10000]
+    python benchmarks/watermark.py --data ../shared/data --out out/watermark [--hippocampi 50] [--heads 6] [--keys 10000]
 
 Hippocampi are small (about 35 x 50 x 35 voxels), heads larger (120 x 120 x 90). Changes that move the image are undone by the search for
 copies among all marked images, as `verify` does. A change is withstood where the score exceeds what a wrong key reaches in one of a million
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--hippocampi", type=int, default=40)
+    parser.add_argument("--hippocampi", type=int, default=50)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--moved", type=int, default=20, help="images of each kind that are moved")
     parser.add_argument("--keys", type=int, default=10000, help="wrong keys")

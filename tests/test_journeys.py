@@ -317,7 +317,7 @@ def test_faces_are_drawn_where_there_are_some_and_the_rest_stays(chain, phantom_
     statuses = iter(["removed", "already defaced", "poor registration", *["removed"] * (len(names) - 3)] * 2)
     monkeypatch.setattr(refacing, "look", lambda volume: Finding(next(statuses), matrix=((1.0,),)))
     monkeypatch.setattr(refacing, "region", lambda shape, affine, matrix: mask)
-    given, how = (phantom_cohort.root, chain / "diffusion", tmp_path / "out"), Drawing(steps=2, products=1)
+    given, how = (phantom_cohort.root, chain / "diffusion", tmp_path / "out"), Drawing(steps=2)
     with pytest.raises(UserError, match=f"1 of {len(names)} cases: {names[2]} may show a face"):
         reface(*given, how)
     assert not (tmp_path / "out").exists()

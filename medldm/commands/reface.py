@@ -121,5 +121,6 @@ def _case(
     volume = read_volume(source.path(case.image), source.unit)
     mask = region(volume.shape, volume.affine, np.array(findings[case.case].matrix))
     number = int(torch.randint(2**31, (), generator=keyed(seed, "reface", case.case)))
-    write_volume(out / case.image, refaced(volume, mask, model, number, drawing))
+    label = read_volume(source.path(case.label), "label") if case.label else None
+    write_volume(out / case.image, refaced(volume, mask, model, number, label, drawing))
     return replace(case, sha256=sha256(*(out / path for path in (case.image, case.label) if path)))

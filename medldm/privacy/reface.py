@@ -1,6 +1,7 @@
 """Faces that a model draws in the place of those of patients, so that tools that expect a face still find one.
 
-The face region (see `deface`) counts as missing, and a diffusion model of whole heads fills it given all other voxels: latent inpainting. What it
+A diffusion model of whole heads fills the face region (see `deface`) given the rest of the head: latent inpainting. Latent cells that the region
+does not reach are those of the head at every step, and the denoiser decides on the others (replacement; Song et al. 2021, section 5). What it
 draws fits the head and is nobody's, as far as the model does not repeat faces that it was trained on.
 """
 
@@ -10,17 +11,16 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
-from medldm.diffusion.latent_solver import LatentSolver
-from medldm.diffusion.model import LatentDiffusion
-from medldm.diffusion.posteriors.latent_prox import LatentProx
+from medldm.diffusion.model import LatentDiffusion, middle, place
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
 from medldm.errors import UserError
-from medldm.operators.spectra import BINS
-from medldm.operators.voxelwise import Inpainting
+from medldm.models.autoencoder import pad_to_multiple
+from medldm.randomness import keyed
 from medldm.volume import Volume
 
-AIR = -1.0  # where the walk begins; measured in the volume, it would tell something of the face
+AIR = -1.0  # what the encoder sees in place of the face; measured in the volume, it would tell something of it
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,21 @@ class Drawing:
 
     Args:
         steps: of the sampler, from noise to data.
-        noise: how far the decoded image may be from known voxels, as a standard deviation; images lie in [-1, 1].
-        products: conjugate gradient products per step.
+        reach: latent cells around the region that are drawn too, since their latents may tell of the face.
         seam: millimetres over which what is drawn is brought to the brightness of what it adjoins.
     """
 
-    steps: int = 12
-    noise: float = 0.15
-    products: int = 4
+    steps: int = 20
+    reach: int = 1
     seam: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.products < 1 or self.noise <= 0 or self.seam <= 0:
-            raise UserError(f"{self}: steps and products must be at least 1, noise and seam more than 0.")
+        if self.steps < 1 or self.reach < 0 or self.seam <= 0:
+            raise UserError(f"{self}: steps must be at least 1, reach at least 0, seam more than 0.")
 
 
-def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int, how: Drawing = Drawing()) -> Volume:
+@torch.no_grad()
+def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int, label: Volume | None = None, how: Drawing = Drawing()) -> Volume:
     """A head with another face; voxels outside of the mask keep their bits, and nothing inside of it depends on what was there.
 
     Args:
@@ -52,19 +51,40 @@ def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int,
         mask: the face region [I J K], see `deface.region`.
         model: in evaluation mode, of whole heads.
         seed: of the noise that the face is made from.
+        label: its label map [1 I J K], which a model that codes labels was trained with; none counts as background.
+        how: settings.
 
     Raises:
         UserError: the volume is larger than those of the model, or all of it is masked.
     """
-    known = torch.from_numpy(~mask)
-    first = torch.where(known, volume.data, AIR)[None].to(model.autoencoder.latent_mean.device)
-    known = known.to(first.device)
-    unsaid = torch.zeros(first.shape[1], BINS**3, device=first.device)
-    solver = LatentSolver(model, unsaid, LatentProx(products=how.products), DpmPlusPlus(how.steps, 0.98))
-    drawn = solver(Inpainting(known), first * known, how.noise, first, seed)[0].float().cpu()
+    if mask.all() or mask.shape != volume.shape:
+        raise UserError(f"A mask of {mask.shape} voxels, {mask.mean():.0%} of them True, leaves nothing to draw a face for in {volume.shape} voxels.")
+    autoencoder = model.autoencoder
+    image = torch.where(torch.from_numpy(mask), AIR, volume.data)[None].to(autoencoder.latent_mean.device)
+    known = (torch.zeros_like(image[:, :1]) if label is None else label.data[None].to(image)) if autoencoder.label_count else None
+    padded, crop = pad_to_multiple(autoencoder.join(image, known), autoencoder.factor)
+    z = autoencoder.whiten(autoencoder.encode(padded)[0])
+    if any(n > most for n, most in zip(z.shape[2:], model.grid, strict=True)):
+        most = " x ".join(str(n * autoencoder.factor) for n in model.grid)
+        raise UserError(f"A volume of {volume.shape} voxels is larger than {most}, the largest that the model knows.")
+    inside = (..., *middle(z.shape[2:], model.grid))
+    head, valid = place(z[0], model.grid)
+    kept = torch.ones_like(valid)
+    kept[inside] = 1 - _reached(mask, autoencoder.factor, how.reach, z)
+    nothing = torch.full((1, len(model.denoiser.conditions)), torch.nan, device=z.device)
+    denoise = model.denoiser.bind(model.denoiser.context(nothing, valid[None]))
+    noise = torch.randn(head.shape, generator=keyed(seed, "face")).to(z)
+    drawn = DpmPlusPlus(how.steps).sample(lambda x, t: torch.lerp(denoise(x, t), head[None], kept[None]), model.denoiser.process, noise[None])
+    found = autoencoder.split(autoencoder.decode(drawn[inside]))[0][(..., *crop)][0].float().cpu()
     widths = [how.seam / step for step in volume.spacing]
-    fitted = torch.stack([_adjoined(one, there, mask, widths) for one, there in zip(drawn, volume.data, strict=True)])
+    fitted = torch.stack([_adjoined(one, there, mask, widths) for one, there in zip(found, volume.data, strict=True)])
     return volume.with_data(torch.where(torch.from_numpy(mask), fitted.clamp(-1, 1), volume.data))
+
+
+def _reached(mask: np.ndarray, factor: int, reach: int, like: Tensor) -> Tensor:
+    """1 at latent cells that hold a masked voxel, or lie within so many cells of such a one, else 0 [1 i j k]."""
+    voxels, _ = pad_to_multiple(torch.from_numpy(mask)[None, None].to(like), factor)
+    return F.max_pool3d(F.max_pool3d(voxels, factor), 2 * reach + 1, 1, reach)[0]
 
 
 def _adjoined(drawn: Tensor, there: Tensor, mask: np.ndarray, widths: list[float]) -> Tensor:

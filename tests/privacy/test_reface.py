@@ -15,7 +15,7 @@ from medldm.privacy.reface import Drawing, _adjoined, refaced
 from medldm.randomness import keyed, seeded
 from medldm.volume import Volume
 
-GRID, BRIEF = (4, 4, 4), Drawing(steps=2, products=1)
+GRID, BRIEF = (4, 4, 4), Drawing(steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def head():
 
 def test_voxels_outside_of_the_face_keep_their_bits(model, head):
     volume, mask = head
-    drawn = refaced(volume, mask, model, 0, BRIEF)
+    drawn = refaced(volume, mask, model, 0, how=BRIEF)
     assert np.array_equal(drawn.data[0].numpy()[~mask], volume.data[0].numpy()[~mask])
     inside = drawn.data[0].numpy()[mask]
     assert np.isfinite(inside).all() and np.abs(inside).max() <= 1 and inside.std() > 0
@@ -53,11 +53,11 @@ def test_nothing_of_the_face_that_was_there_is_left(model, head):
     volume, mask = head
     other = volume.data.clone()
     other[0][torch.from_numpy(mask)] = torch.rand(int(mask.sum()), generator=torch.Generator().manual_seed(9)) * 2 - 1
-    assert torch.equal(refaced(volume, mask, model, 0, BRIEF).data, refaced(volume.with_data(other), mask, model, 0, BRIEF).data)
+    assert torch.equal(refaced(volume, mask, model, 0, how=BRIEF).data, refaced(volume.with_data(other), mask, model, 0, how=BRIEF).data)
 
 
 def test_a_seed_draws_one_face_and_another_seed_another(model, head):
-    faces = [refaced(*head, model, seed, BRIEF).data for seed in (1, 1, 2)]
+    faces = [refaced(*head, model, seed, how=BRIEF).data for seed in (1, 1, 2)]
     assert torch.equal(faces[0], faces[1]) and not torch.allclose(faces[0], faces[2], atol=1e-3)
 
 
@@ -73,9 +73,9 @@ def test_the_seam_takes_the_brightness_of_what_it_adjoins():
 def test_what_cannot_be_drawn_is_refused(model, head):
     volume, mask = head
     with pytest.raises(UserError, match="mask"):
-        refaced(volume, np.ones_like(mask), model, 0, BRIEF)
+        refaced(volume, np.ones_like(mask), model, 0, how=BRIEF)
     large = Volume(torch.zeros(1, 20, 16, 16), volume.affine)
     with pytest.raises(UserError, match="larger than"):
-        refaced(large, np.pad(mask, ((0, 4), (0, 2), (0, 0))), model, 0, BRIEF)
-    with pytest.raises(UserError, match="steps and products"):
+        refaced(large, np.pad(mask, ((0, 4), (0, 2), (0, 0))), model, 0, how=BRIEF)
+    with pytest.raises(UserError, match="steps must be"):
         Drawing(steps=0)
