@@ -31,7 +31,7 @@ STEP_MM, SIDES = 4.0, ((-90.0, 90.0), (0.0, 130.0), (-150.0, 60.0))  # of the av
 
 
 def face(volume: Volume, matrix: np.ndarray) -> np.ndarray:
-    """Intensities of the face region of the average head, and of 8 mm before it [n]."""
+    """Intensities in the face region of the average head [n], -1 outside of the field of view."""
     x, y, z = np.meshgrid(*(np.arange(*side, STEP_MM) for side in SIDES), indexing="ij")
     places = np.stack([x, y, z, np.ones_like(x)])[:, in_face(x, y, z)]
     index = np.linalg.solve(volume.affine, matrix @ places)[:3]

@@ -224,7 +224,7 @@ def test_the_noise_behind_latents_is_found_again(chain, monkeypatch):
     assert float((model.noise_of(z, asked, extents, steps=40).sign() == noise.sign()).float().mean()) > 0.9
     # data N(0, 4): the state at time t stays the same number of its standard deviations away, whose square is 4 (1 - t)^2 + t^2
     exact = lambda x, t: 4 * (1 - t.float()).view(-1, 1, 1, 1, 1) / (4 * (1 - t.float()) ** 2 + t.float() ** 2).view(-1, 1, 1, 1, 1) * x  # noqa: E731
-    monkeypatch.setattr(model, "_bound", lambda *arguments: exact)
+    monkeypatch.setattr(model, "bound", lambda *arguments: exact)
     torch.testing.assert_close(model.noise_of(2 * noise, asked, extents, steps=400), noise, rtol=0.02, atol=0.0)
 
 

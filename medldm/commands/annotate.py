@@ -1,6 +1,5 @@
 """Label maps for the cases of a cohort that have none, from those that have."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.linking import link
+from medldm.commands.linking import carry_records, link
 from medldm.commands.progress import counted
 from medldm.commands.within import device
 from medldm.data.steps.torchio_augment import ORDINARY, Augment
@@ -74,8 +73,7 @@ def annotate(
             _train(net, known, size, training, augment, seed + member, run.root / "networks" / str(member))
         _judge(nets, source)
         cases = [_case(case, source, missing, nets, out) for case in counted(source.cases, len(source), "predicting")]
-        if (source.root / "records").is_dir():
-            shutil.copytree(source.root / "records", out / "records", dirs_exist_ok=True)
+        carry_records(source.root, out)
         facts = {**source.facts, "predicted_labels": sorted(missing)}
         result = replace(source, root=out, cases=tuple(cases), parents={**source.parents, **reads}, facts=facts)
         result.save()

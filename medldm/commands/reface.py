@@ -1,6 +1,5 @@
 """`medldm reface`: heads with faces that a model draws, in the place of those of patients."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,8 @@ import numpy as np
 import torch
 
 from medldm.cohort import Case, Cohort
-from medldm.commands.linking import link
+from medldm.commands.linking import carry_records, link
+from medldm.commands.opening import SAME_SPACING
 from medldm.commands.progress import counted
 from medldm.commands.within import device
 from medldm.diffusion.model import LatentDiffusion, load_diffusion
@@ -21,9 +21,8 @@ from medldm.privacy.reface import Drawing, refaced
 from medldm.randomness import keyed
 from medldm.run import Run
 from medldm.tracking import tracked
+from medldm.training.data import contrasts
 from medldm.volume import Volume, read_volume, write_volume
-
-SAME_SPACING = 0.05  # largest relative difference to the voxels of the model
 
 
 def reface(cohort: Path, run: Path, out: Path, drawing: Drawing = Drawing(), skip_bad: bool = False, seed: int = 0) -> Cohort:
@@ -56,22 +55,23 @@ def reface(cohort: Path, run: Path, out: Path, drawing: Drawing = Drawing(), ski
         print(f"{out} is finished already.")
         return Cohort.load(out)
     findings = {case.case: _look(source, case) for case in counted(cases.cases, len(cases), "looking for faces")}
-    bad = {name: reason for name, finding in findings.items() if (reason := _reason(finding))}
+    bad = {name: finding.doubt for name, finding in findings.items() if finding.doubt}
     if bad and not skip_bad:
         told = "; ".join(f"{name} {reason}" for name, reason in list(bad.items())[:5])
         raise UserError(f"{len(bad)} of {len(cases)} cases: {told}.", "To leave them out: --skip_bad true")
     claimed = Run.claim(out, "reface", arguments, reads)
     with tracked(claimed, reads) as tracker:
-        written = [_case(source, case, findings, bad, model, out, drawing, seed) for case in counted(source.cases, len(source), "drawing faces")]
-        if (source.root / "records").is_dir():
-            shutil.copytree(source.root / "records", out / "records", dirs_exist_ok=True)
-        drawn = sorted(name for name, finding in findings.items() if finding.face and name not in bad)
+        written = [
+            _case(source, case, findings.get(case.case), model, out, drawing, seed) for case in counted(source.cases, len(source), "drawing faces")
+        ]
+        carry_records(source.root, out)
+        drawn = sorted(name for name, finding in findings.items() if finding.face)
         facts = {**source.facts, "refaced": {"diffusion": reads["diffusion"], "cases": drawn}}
         result = replace(source, root=out, cases=tuple(written), parents={**source.parents, "cohort": reads["cohort"]}, facts=facts)
         result.save()
         tracker.metrics({"faces_drawn": float(len(drawn)), "left_out": float(len(bad))})
         claimed.finish(reads, ["cohort.csv", "cohort.json"])
-    kept = Counter(finding.status for name, finding in findings.items() if name not in bad and not finding.face)
+    kept = Counter(finding.status for finding in findings.values() if not (finding.doubt or finding.face))
     others = "".join(f"; {count} {status}, left as they are" for status, count in kept.items())
     print(f"{out}: {len(drawn)} faces drawn{others}{f'; {len(bad)} left out' if bad else ''}.")
     return result
@@ -91,9 +91,8 @@ def _check_fit(cases: Cohort, model: LatentDiffusion) -> None:
             raise UserError(
                 f"{case.case} has voxels of {case.spacing} mm, the model of {model.spacing} mm.", f"Prepare it with --spacing '{wanted}'."
             )
-    channels = read_volume(cases.path(cases.cases[0].image), cases.unit).data.shape[0]
-    if channels != model.autoencoder.image_channels:
-        raise UserError(f"Images of {cases.root} have {channels} contrasts, those of the model {model.autoencoder.image_channels}.")
+    if contrasts(cases) != model.autoencoder.image_channels:
+        raise UserError(f"Images of {cases.root} have {contrasts(cases)} contrasts, those of the model {model.autoencoder.image_channels}.")
 
 
 def _look(source: Cohort, case: Case) -> Finding:
@@ -102,24 +101,17 @@ def _look(source: Cohort, case: Case) -> Finding:
     return look(Volume(volume.data[:1], volume.affine, "a.u."))
 
 
-def _reason(finding: Finding) -> str:
-    """Why a case is refused, or ""."""
-    return f"may show a face, which cannot be told ({finding.status})" if finding.refusal(remove=True) else ""
-
-
-def _case(
-    source: Cohort, case: Case, findings: dict[str, Finding], bad: dict[str, str], model: LatentDiffusion, out: Path, drawing: Drawing, seed: int
-) -> Case:
-    """A case of the new cohort, its files written."""
-    if case.case in bad:
-        return replace(case, status="face", reason=bad[case.case], image="", label="", sha256="")
-    for path in filter(None, (case.image, case.label)):
-        if source.path(path).is_file() and (path != case.image or case.case not in findings or not findings[case.case].face):
-            link(source.path(path), out / path)
-    if case.case not in findings or not findings[case.case].face:
+def _case(source: Cohort, case: Case, finding: Finding | None, model: LatentDiffusion, out: Path, drawing: Drawing, seed: int) -> Case:
+    """A case of the new cohort, its files written; one of another status than "ok" has no finding."""
+    if finding and finding.doubt:
+        return replace(case, status="face", reason=finding.doubt, image="", label="", sha256="")
+    drawn = finding is not None and finding.face
+    for path in filter(None, (case.label, "" if drawn else case.image)):
+        link(source.path(path), out / path)
+    if not finding or not drawn:
         return case
     volume = read_volume(source.path(case.image), source.unit)
-    mask = region(volume.shape, volume.affine, np.array(findings[case.case].matrix))
+    mask = region(volume.shape, volume.affine, np.array(finding.matrix))
     number = int(torch.randint(2**31, (), generator=keyed(seed, "reface", case.case)))
     label = read_volume(source.path(case.label), "label") if case.label else None
     write_volume(out / case.image, refaced(volume, mask, model, number, label, drawing))

@@ -59,14 +59,14 @@ class LatentSolver:
             most = " x ".join(str(n * autoencoder.factor) for n in grid)
             raise UserError(f"An image of {tuple(first.shape[2:])} voxels is larger than {most}, the largest that the model knows.")
         inside = (..., *middle(z.shape[2:], grid))
-        start, valid = place(z[0], grid)
+        start, _ = place(z[0], grid)
 
         def decode(z: Tensor) -> Tensor:
             return autoencoder.split(autoencoder.decode(z[inside]))[0][(..., *crop)]
 
         measured = Measured(operator, decode, y, 1 / (noise**2 + self.error_variance(operator, y, first)))
-        nothing = torch.full((1, len(self.model.denoiser.conditions)), torch.nan, device=first.device)
-        denoise = self.model.denoiser.bind(self.model.denoiser.context(nothing, valid[None]))
+        i, j, k = z.shape[2:]
+        denoise = self.model.bound(start[None], [{}], [(i, j, k)])
         process, t = self.model.denoiser.process, torch.tensor(self.sampler.first, dtype=torch.float64)
         e = torch.randn(start.shape, generator=keyed(seed, "latent walk")).to(start)
         x = float(process.signal(t)) * start[None] + float(process.noise(t)) * e[None]

@@ -78,7 +78,7 @@ class LatentDiffusion(nn.Module):
             guidance: strength of the conditions.
             steering: moves label volumes to what is asked for; None leaves them to the conditions alone.
         """
-        denoise = self._bound(noise, asked, extents, guidance)
+        denoise = self.bound(noise, asked, extents, guidance)
         if steering is not None and self.labels:
             volumes = [[values.get(f"volume_{name}") for name in self.labels.values()] for values in asked]
             wanted = torch.tensor([[torch.nan if v is None else v for v in row] for row in volumes], device=noise.device)
@@ -97,14 +97,14 @@ class LatentDiffusion(nn.Module):
             guidance: strength of the conditions.
             steps: of equal length between t = 0 and t = 1.
         """
-        denoise, process = self._bound(z, asked, extents, guidance), self.denoiser.process
+        denoise, process = self.bound(z, asked, extents, guidance), self.denoiser.process
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[1:]
         x = float(process.signal(times[0])) * z
         for t, to in zip(times, times[1:], strict=False):
             x = process.move(x, denoise(x, at(t, x)), t, to)
         return x
 
-    def _bound(self, like: Tensor, asked: list[dict[str, Value]], extents: list[Shape3], guidance: float) -> Denoise:
+    def bound(self, like: Tensor, asked: list[dict[str, Value]], extents: list[Shape3], guidance: float = 1.0) -> Denoise:
         """The denoiser for the conditions and fields of view of a batch [B c i j k]."""
         codes = torch.stack([self.denoiser.encode(values) for values in asked]).to(like.device)
         valid = torch.zeros_like(like[:, :1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from medldm.diffusion.canaries import Canary, mixed
 from medldm.diffusion.model import LatentDiffusion
@@ -89,16 +89,12 @@ def epsilon_bound(guesses: int, right: int, candidates: int, delta: float = 0.0,
     def probability(epsilon: float) -> float:
         told = stats.binom(guesses, 1 / (1 + math.exp(-epsilon)))
         most = float(told.sf(right - 1))
-        excess = [float(told.sf(right - i - 1) - most) / i for i in range(1, right + 1)]
-        return most + 2 * candidates * delta * max(excess, default=0.0)
+        fewer = np.arange(1, right + 1)
+        return most + 2 * candidates * delta * float(((told.sf(right - fewer - 1) - most) / fewer).max(initial=0.0))
 
-    low, high = 0.0, LARGEST
-    if probability(low) > 1 - confidence:
-        return low
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) <= 1 - confidence else (low, middle)
-    return low
+    if probability(0.0) > 1 - confidence:
+        return 0.0
+    return float(optimize.brentq(lambda epsilon: probability(epsilon) - (1 - confidence), 0.0, LARGEST))
 
 
 @torch.inference_mode()

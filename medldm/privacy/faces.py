@@ -39,6 +39,11 @@ class Finding:
         return self.status == "removed"
 
     @property
+    def doubt(self) -> str:
+        """What is to be said where it cannot be told whether there is a face, or ""."""
+        return "" if self.face or self.status in NO_FACE else f"may show a face, which cannot be told ({self.status})"
+
+    @property
     def action(self) -> tuple[str, str]:
         """A row of the audit."""
         return "face", f"removed: {self.share:.1%} of the head's voxels" if self.face else self.status
@@ -49,11 +54,9 @@ class Finding:
         Args:
             remove: faces are taken out where it is known where they are.
         """
-        if self.status in NO_FACE or (self.face and remove):
-            return ""
         if self.face:
-            return "shows a face; --faces remove takes it out, --faces accept keeps it."
-        return f"may show a face, which cannot be told ({self.status}); --faces accept keeps it."
+            return "" if remove else "shows a face; --faces remove takes it out, --faces accept keeps it."
+        return f"{self.doubt}; --faces accept keeps it." if self.doubt else ""
 
 
 def may_show_face(shape: Sequence[int], extent: Sequence[float]) -> bool:

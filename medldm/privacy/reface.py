@@ -71,8 +71,8 @@ def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int,
     head, valid = place(z[0], model.grid)
     kept = torch.ones_like(valid)
     kept[inside] = 1 - _reached(mask, autoencoder.factor, how.reach, z)
-    nothing = torch.full((1, len(model.denoiser.conditions)), torch.nan, device=z.device)
-    denoise = model.denoiser.bind(model.denoiser.context(nothing, valid[None]))
+    i, j, k = z.shape[2:]
+    denoise = model.bound(head[None], [{}], [(i, j, k)])
     noise = torch.randn(head.shape, generator=keyed(seed, "face")).to(z)
     drawn = DpmPlusPlus(how.steps).sample(lambda x, t: torch.lerp(denoise(x, t), head[None], kept[None]), model.denoiser.process, noise[None])
     found = autoencoder.split(autoencoder.decode(drawn[inside]))[0][(..., *crop)][0].float().cpu()

@@ -1,7 +1,9 @@
 """The privacy of an evaluation: what a generated cohort and its model give away, judged each for itself."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from medldm.diffusion.canaries import Canary
 from medldm.diffusion.model import LatentDiffusion
@@ -60,16 +62,19 @@ class Findings:
         caption = "One point per case: correlation of its details with the most similar training case, after alignment. Right of the line is a copy."
         items: list[Item] = [Text(told), Figure("Copies of training cases", plot_groups(groups, self.cohort.limit, "similarity"), caption)]
         if self.model:
-            for name in self.model.members:
-                values = {"members": self.model.members[name], "others": self.model.others[name]}
-                caption = "One point per patient, larger for likelier members; where both lie alike the model does not tell them apart."
-                items.append(Figure(f"Attack on members: {name}", plot_groups(values, None, name), caption))
+            caption = "One point per patient, larger for likelier members; where both lie alike the model does not tell them apart."
+            items += _attacks("members", {"members": self.model.members, "others": self.model.others}, caption)
         if self.planted:
-            for name in self.planted.planted:
-                values = {"planted": self.planted.planted[name], "withheld": self.planted.withheld[name]}
-                caption = "One point per mixture of patients, of which a coin decided whether it was planted in the training."
-                items.append(Figure(f"Attack on planted cases: {name}", plot_groups(values, None, name), caption))
+            caption = "One point per mixture of patients, of which a coin decided whether it was planted in the training."
+            items += _attacks("planted cases", {"planted": self.planted.planted, "withheld": self.planted.withheld}, caption)
         return [*items, Text(CAUTION)]
+
+
+def _attacks(on: str, groups: Mapping[str, Mapping[str, np.ndarray]], caption: str) -> list[Figure]:
+    """A plot for each attack, of what it said of each group."""
+    attacks = next(iter(groups.values()))
+    values = {name: {group: found[name] for group, found in groups.items()} for name in attacks}
+    return [Figure(f"Attack on {on}: {name}", plot_groups(values[name], None, name), caption) for name in attacks]
 
 
 @dataclass(frozen=True)
