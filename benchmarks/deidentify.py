@@ -13,6 +13,9 @@ PYTHON is an interpreter that has dicom-anonymizer, dicognito, deid and highdico
 
 The tables of kinds of objects in highdicom (PS3.3) then say whether an attribute of type 1 lost its value, or one of type 2 its place, in the CT
 and MR files of FOLDER without planted strings. Other defects of these files, which they have before, do not count.
+
+Where dciodvfy (D. Clunie's dicom3tools, a package of Debian) is installed, it reads the same files before and after; errors that were not there
+count.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,28 +141,33 @@ def losses(
     return lost
 
 
-def conformance(real: Path, folder: Path, python: str) -> tuple[int, int, list[str]]:
-    """Files, attributes of types 1 and 2 looked at, and losses, over the CT and MR files of a folder."""
+def pairs(real: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """The CT and MR files of a folder without planted strings, each with what becomes of it."""
+    anonymize(real, folder / "plain", folder / "plain.json", pixels="accept", faces="accept", skip_bad=True)
+    secret = Key.read(folder / "plain.json").secret
+    after = {pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID: path for path in (folder / "plain").rglob("*.dcm")}
+    for path in sorted(p for p in real.rglob("*") if p.is_file()):
+        try:
+            before = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            new = after.get(secret.uid(before.SOPInstanceUID))
+        except Exception:  # malformed on purpose
+            continue
+        if new and before.get("Modality") in ("CT", "MR"):
+            yield path, new
+
+
+def required(given: Sequence[tuple[Path, Path]], python: str) -> tuple[int, list[str]]:
+    """Attributes of types 1 and 2 looked at, and losses, over pairs of files."""
     where = "from importlib.util import find_spec; print(find_spec('highdicom').submodule_search_locations[0])"
     found = subprocess.run([python, "-c", where], capture_output=True, text=True)
     tables = Path(found.stdout.strip()) / "_standard"
     if found.returncode or not (tables / "module_attribute_map.json").is_file():
-        return 0, 0, []
+        return 0, []
     kinds, modules, content = (
         json.loads((tables / f"{n}.json").read_text()) for n in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
     )
-    anonymize(real, folder / "plain", folder / "plain.json", pixels="accept", faces="accept", skip_bad=True)
-    secret = Key.read(folder / "plain.json").secret
-    after = {d.SOPInstanceUID: d for d in (pydicom.dcmread(p) for p in (folder / "plain").rglob("*.dcm"))}
-    files, looked, lost = 0, 0, []
-    for path in sorted(p for p in real.rglob("*") if p.is_file()):
-        try:
-            before = pydicom.dcmread(path, force=True)
-            new = after.get(secret.uid(before.SOPInstanceUID))
-        except Exception:  # malformed on purpose
-            continue
-        if new is None or before.get("Modality") not in ("CT", "MR"):
-            continue
+    looked, lost = 0, []
+    for before, after in (tuple(map(pydicom.dcmread, pair)) for pair in given):
         attributes: dict[tuple[str, ...], dict[str, str]] = {}
         for module in modules[kinds[before.SOPClassUID]]:
             for row in content[module["key"]]:
@@ -167,13 +175,27 @@ def conformance(real: Path, folder: Path, python: str) -> tuple[int, int, list[s
                     attributes.setdefault(tuple(row["path"]), {})[row["keyword"]] = row["type"]
         for row in [row for module in modules[kinds[before.SOPClassUID]] for row in content[module["key"]] if not row["path"]]:
             attributes.setdefault((), {}).setdefault(row["keyword"], row["type"])
-        files, looked = files + 1, looked + sum(kind[0] in "12" for part in attributes.values() for kind in part.values())
-        lost += losses(before, new, attributes)
-    return files, looked, lost
+        looked += sum(kind[0] in "12" for part in attributes.values() for kind in part.values())
+        lost += losses(before, after, attributes)
+    return looked, lost
+
+
+def new_errors(given: Sequence[tuple[Path, Path]]) -> tuple[int, int, list[str]] | None:
+    """What dciodvfy says: errors before, errors after, and those that were not there before; None where it is not installed."""
+    program = shutil.which("dciodvfy")
+    if not program:
+        return None
+
+    def errors(path: Path) -> list[str]:
+        told = subprocess.run([program, "-new", str(path)], capture_output=True, text=True, errors="replace", timeout=60)
+        return [line for line in (told.stdout + told.stderr).splitlines() if line.startswith("Error")]
+
+    before, after = ([errors(pair[side]) for pair in given] for side in (0, 1))
+    return sum(map(len, before)), sum(map(len, after)), [line for old, new in zip(before, after, strict=True) for line in set(new) - set(old)]
 
 
 def main(real: Path, python: str) -> int:
-    """Plant, run everything, print the table; 1 where ours leaks a string or loses a required attribute."""
+    """Plant, run everything, print the table; 1 where ours leaks a string, loses a required attribute or makes an error."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -190,11 +212,17 @@ def main(real: Path, python: str) -> int:
         print(f"{len(planted)} strings planted into {count} files\n{'tool':20} {'leaked':>8} {'refused or failed':>18} {'seconds':>8}")
         for name, (leaked, failed, seconds) in left.items():
             print(f"{name:20} {'-' if leaked < 0 else leaked:>8} {'not installed' if failed < 0 else failed:>18} {seconds:8.1f}")
-        checked, looked, lost = conformance(real.resolve(), folder, python)
-        print(f"required attributes of {checked} CT and MR files: {looked} places of types 1 and 2, {len(lost)} lost", *sorted(set(lost))[:20])
+        checked = list(pairs(real.resolve(), folder))
+        looked, lost = required(checked, python)
+        told = f"required attributes of {len(checked)} CT and MR files: {looked} places of types 1 and 2"
+        print(f"{told}, {len(lost)} lost", *sorted(set(lost))[:20])
+        before, after, new = new_errors(checked) or (-1, -1, [])
+        told = f"{before} errors before, {after} after, {len(new)} new" if before >= 0 else "not installed"
+        print(f"dciodvfy: {told}", *sorted(set(new))[:20])
         others = " ".join(f"leaked_{name}={left[name][0] if left[name][0] >= 0 else 'na'}" for name in PEERS)
-        print(f"RESULT planted={len(planted)} leaked={left['medldm'][0]} {others} refused={refused} files={count} required_lost={len(lost)}")
-    return 1 if left["medldm"][0] or lost else 0
+        ends = f"required_lost={len(lost)} errors_new={len(new) if before >= 0 else 'na'}"
+        print(f"RESULT planted={len(planted)} leaked={left['medldm'][0]} {others} refused={refused} files={count} {ends}")
+    return 1 if left["medldm"][0] or lost or new else 0
 
 
 if __name__ == "__main__":

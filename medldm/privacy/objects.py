@@ -15,7 +15,7 @@ from medldm.privacy.deidentify import Action, Deidentifier
 from medldm.privacy.faces import Finding
 from medldm.privacy.identifiers import Identifiers
 from medldm.privacy.pixels import blank, expected_bytes, risk
-from medldm.privacy.profile import Profile, mark
+from medldm.privacy.profile import MARKS, Profile, mark
 from medldm.privacy.slices import without_face
 from medldm.volume import LIMIT_BYTES
 
@@ -115,10 +115,10 @@ def deidentify(path: Path, deidentifier: Deidentifier, findings: Sequence[Findin
         done = deidentifier.apply(dataset)
         mark(dataset, profile, profile.blanks and "PixelData" in dataset, bool(faces))
         _renew_meta(dataset)
-        if deidentifier.known.in_bytes(_bytes(dataset, pixels=False)):
+        if deidentifier.known.in_bytes(_searched(dataset)):
             raise BadCase("", "identifier", "still holds a trace of the patient after all that could be removed.")
         blanked = [("PixelData", "rectangles blanked")] if profile.blanks and "PixelData" in dataset else []
-        return _bytes(dataset, pixels=True), [*done, *blanked, *(finding.action for finding in findings), ("(file meta)", "made anew")]
+        return _bytes(dataset), [*done, *blanked, *(finding.action for finding in findings), ("(file meta)", "made anew")]
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -197,22 +197,26 @@ def _renew_meta(dataset: Any) -> None:
     dataset.file_meta, dataset.preamble = meta, b"\0" * 128
 
 
-def _bytes(dataset: Any, pixels: bool) -> bytes:
-    """A data set as a file; without pixels, never deflated, for the search."""
-    from pydicom import dcmwrite
+def _searched(dataset: Any) -> bytes:
+    """A data set as a file that is never deflated, without pixels and without what `mark` wrote, whose words may be a name by chance."""
     from pydicom.dataset import FileDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    whole = dataset
-    if not pixels:
-        whole = FileDataset("", {}, preamble=dataset.preamble, file_meta=deepcopy(dataset.file_meta))
-        for tag in list(dataset.keys()):
-            if int(tag) not in PIXEL_TAGS:
-                whole[tag] = dataset.get_item(tag)
-        implicit, little = dataset.original_encoding
-        whole.set_original_encoding(implicit, little, dataset.original_character_set)
-        if dataset.file_meta.TransferSyntaxUID.is_deflated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-            whole.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    whole = FileDataset("", {}, preamble=dataset.preamble, file_meta=deepcopy(dataset.file_meta))
+    for tag in list(dataset.keys()):
+        if int(tag) not in (*PIXEL_TAGS, *MARKS):
+            whole[tag] = dataset.get_item(tag)
+    implicit, little = dataset.original_encoding
+    whole.set_original_encoding(implicit, little, dataset.original_character_set)
+    if dataset.file_meta.TransferSyntaxUID.is_deflated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        whole.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return _bytes(whole)
+
+
+def _bytes(dataset: Any) -> bytes:
+    """A data set as a file."""
+    from pydicom import dcmwrite
+
     buffer = io.BytesIO()
-    dcmwrite(buffer, whole, enforce_file_format=True)
+    dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()

@@ -18,6 +18,8 @@ MEANINGS = {
     "113110": "Retain UIDs Option",
     "113111": "Retain Safe Private Option",
 }
+#: Elements that `mark` writes, whatever they held.
+MARKS = (0x00120062, 0x00120063, 0x00120064, 0x00280303)
 METHOD = "medldm: PS3.15 Annex E 2026c, search for known identifiers"
 
 

@@ -1,7 +1,8 @@
 """The table of DICOM PS3.15 Annex E as data, and what it means for an attribute.
 
 Combined actions (X/Z/D: remove, unless the kind of object needs the attribute empty or with a value) are decided without the tables of all
-kinds of objects: an attribute that is present gets the last action named, which fits every kind. A dummy reveals as little as nothing does.
+kinds of objects: an attribute that is present gets the last action named, which fits every kind but for `NEVER_EMPTY`. A dummy reveals as little
+as nothing does.
 """
 
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 TABLE = Path(__file__).parent / "tables" / "ps3.15-2026c.json"
 #: Last letter of an action in the table -> what is done.
 ACTIONS = {"X": "remove", "Z": "empty", "D": "dummy", "U": "uid", "U*": "descend"}
+#: May be lacking in every image and must have items where it is there (PS3.3 C.7.2.1), so that of X/Z the first is done.
+NEVER_EMPTY = ("ReferencedStudySequence",)
 #: Option of a row -> what is done where it is taken.
 TAKEN = {"dates": "shift", "patient": "characteristic", "device": "keep", "uids": "keep", "descriptors": "clean"}
 LONG_TEXT = ("LT", "ST", "UT", "UC", "UR", "PN", "AE")
@@ -42,7 +45,7 @@ class Rule:
     @property
     def basic(self) -> str:
         """What the Basic Profile does."""
-        return ACTIONS[self.action.rpartition("/")[2]]
+        return "remove" if self.keyword in NEVER_EMPTY else ACTIONS[self.action.rpartition("/")[2]]
 
 
 @cache

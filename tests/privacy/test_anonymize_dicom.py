@@ -268,6 +268,15 @@ def test_a_short_id_is_found_where_it_is_all_and_a_word_of_anatomy_is_none(tmp_p
     )
 
 
+@pytest.mark.parametrize("name", ["REMOVED", "Basic^Profile"])
+def test_words_that_the_marks_use_may_be_a_name(tmp_path, name):
+    dataset, path = ct(tmp_path / "in", PatientName=name, Manufacturer=f"works of {name}")
+    save(dataset, path)
+    anonymize(tmp_path / "in", tmp_path / "out", dates="remove")
+    (after,) = written(tmp_path / "out")
+    assert after.Manufacturer == "ANONYMIZED" and after.LongitudinalTemporalInformationModified == "REMOVED"
+
+
 def test_a_pseudonym_is_nobodys_id(tmp_path):
     dataset, path = ct(tmp_path / "in", PatientID="P001")
     save(dataset, path)

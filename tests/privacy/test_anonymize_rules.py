@@ -133,6 +133,13 @@ def test_ages_end_at_90(before, after):
     assert capped(before) == after
 
 
+def test_a_sequence_that_must_have_items_goes_and_one_that_may_be_empty_stays():
+    dataset = Dataset()
+    dataset.ReferencedStudySequence, dataset.AcquisitionContextSequence = Sequence([inner()]), Sequence([inner()])
+    deidentifier().apply(dataset)
+    assert "ReferencedStudySequence" not in dataset and dataset["AcquisitionContextSequence"].is_empty
+
+
 def test_small_forms():
     assert time_of_day("101500.123456") and time_of_day("10:15:00") and not time_of_day("CANARY") and not time_of_day("101500 CANARY")
     assert is_number("1.5\\-2e3\\", False) and is_number("12", True) and not is_number("CANARY", False) and not is_number("1.5", True)
