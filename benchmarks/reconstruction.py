@@ -10,7 +10,9 @@ simulated ones. Estimates are kept in --out, so that a run that was stopped goes
 """
 
 import argparse
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,10 +70,11 @@ class Case:
     key: str
 
 
-def cases(images: Images, acquisition: Acquisition, draws: int, count: int) -> list[Case]:
-    """Simulated measurements of the first patients, some draws of each."""
+def cases(images: Images, acquisition: Acquisition, draws: int, count: int, most: Sequence[float]) -> list[Case]:
+    """Simulated measurements of the first patients that are no larger than a model knows, some draws of each."""
     found = []
-    for index in range(min(count, len(images))):
+    fitting = [index for index in range(len(images)) if all(n <= m for n, m in zip(image_of(images, index).shape[1:], most, strict=True))]
+    for index in fitting[:count]:
         x = image_of(images, index)[None]
         for draw in range(draws):
             key = f"{images.cases[index].case}-{draw}"
@@ -140,8 +143,8 @@ def estimates(case: Case, solver: Reconstructor, methods: dict[str, Classical], 
     return found | {"seconds": torch.tensor(seconds)}
 
 
-def main() -> None:
-    """Run what is missing, print the tables and the RESULT line."""
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    """Run what is missing, print the tables and the RESULT line; the figures of every task, by `task_figure`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cohort", type=Path, required=True)
     parser.add_argument("--restorer", type=Path, required=True)
@@ -153,7 +156,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--supervised", type=int, default=0, metavar="STEPS")
     parser.add_argument("--kspace", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     tune_allocator()
     cohort = Cohort.load(options.cohort)
     val, test = Images(cohort.split("val")), Images(cohort.split("test"))
@@ -162,6 +165,7 @@ def main() -> None:
     latent = LatentSolver(model, unsaid_by(model.autoencoder, map(partial(image_of, val), range(len(val))))) if model else None
     models = {"restorer": options.restorer, "diffusion": options.run}
     check_same(options.out / "inputs.json", {name: sha256(path / "model.safetensors") for name, path in models.items() if path})
+    most = [n * model.autoencoder.factor for n in model.grid] if model else [math.inf] * 3
     maps = measured_maps(options.kspace, options.out / "maps.npy") if options.kspace else ""
     result: dict[str, float] = {}
     for task in options.tasks or (list(TASKS) if options.full else QUICK):
@@ -169,7 +173,7 @@ def main() -> None:
         if isinstance(acquisition, AcceleratedMRI) and acquisition.coils > 1:
             acquisition = replace(acquisition, maps=maps)
         root.mkdir(parents=True, exist_ok=True)
-        known, judged = cases(val, acquisition, 1, len(val)), cases(test, acquisition, options.draws, options.patients)
+        known, judged = cases(val, acquisition, 1, len(val), most), cases(test, acquisition, options.draws, options.patients, most)
         methods, restored = tuned(acquisition, known, restoration, root / "tuned.json")
         best = next(iter(methods))
         make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
@@ -189,6 +193,7 @@ def main() -> None:
         ending = {"worst_gain": "over_classical", "coverage90": "coverage", "error_std_r": "r", "seconds": "seconds"}[name]
         figures[name] = float(pick([value for key, value in result.items() if key.endswith(f"_{ending}")]))
     print("RESULT " + " ".join(f"{name}={value:.3f}" for name, value in figures.items()))
+    return result
 
 
 def gaussian_likeness(std: torch.Tensor) -> float:
