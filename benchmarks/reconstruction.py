@@ -10,9 +10,7 @@ simulated ones. Estimates are kept in --out, so that a run that was stopped goes
 """
 
 import argparse
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,11 +68,10 @@ class Case:
     key: str
 
 
-def cases(images: Images, acquisition: Acquisition, draws: int, count: int, most: Sequence[float]) -> list[Case]:
-    """Simulated measurements of the first patients that are no larger than a model knows, some draws of each."""
+def cases(images: Images, acquisition: Acquisition, draws: int, count: int) -> list[Case]:
+    """Simulated measurements of the first patients, some draws of each."""
     found = []
-    fitting = [index for index in range(len(images)) if all(n <= m for n, m in zip(image_of(images, index).shape[1:], most, strict=True))]
-    for index in fitting[:count]:
+    for index in range(min(count, len(images))):
         x = image_of(images, index)[None]
         for draw in range(draws):
             key = f"{images.cases[index].case}-{draw}"
@@ -165,7 +162,6 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     latent = LatentSolver(model, unsaid_by(model.autoencoder, map(partial(image_of, val), range(len(val))))) if model else None
     models = {"restorer": options.restorer, "diffusion": options.run}
     check_same(options.out / "inputs.json", {name: sha256(path / "model.safetensors") for name, path in models.items() if path})
-    most = [n * model.autoencoder.factor for n in model.grid] if model else [math.inf] * 3
     maps = measured_maps(options.kspace, options.out / "maps.npy") if options.kspace else ""
     result: dict[str, float] = {}
     for task in options.tasks or (list(TASKS) if options.full else QUICK):
@@ -173,7 +169,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         if isinstance(acquisition, AcceleratedMRI) and acquisition.coils > 1:
             acquisition = replace(acquisition, maps=maps)
         root.mkdir(parents=True, exist_ok=True)
-        known, judged = cases(val, acquisition, 1, len(val), most), cases(test, acquisition, options.draws, options.patients, most)
+        known, judged = cases(val, acquisition, 1, len(val)), cases(test, acquisition, options.draws, options.patients)
         methods, restored = tuned(acquisition, known, restoration, root / "tuned.json")
         best = next(iter(methods))
         make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
@@ -210,7 +206,8 @@ def table(task: str, known: list[Case], judged: list[Case], every: list[Estimate
     fitting, found = every[: len(known)], every[len(known) :]
     inputs = [name for name in ("classical", "linear", "restored", "latent") if name in found[0]]
     calibrated = {}
-    for name, used in (("fusion", inputs), ("no network", ["classical", "linear"])):
+    fusions = {"fusion": inputs, "no network": ["classical", "linear"]} | ({"no latents": inputs[:3]} if "latent" in inputs else {})
+    for name, used in fusions.items():
         calibration = Calibration.fit([(c.image[0], c.of, e) for c, e in zip(known, fitting, strict=True)], restoration, used)
         calibrated[name] = [calibration(c.of, e) for c, e in zip(judged, found, strict=True)]
         for estimate, (image, _) in zip(found, calibrated[name], strict=True):

@@ -12,7 +12,6 @@ from medldm.diffusion.posteriors.latent_prox import LatentProx
 from medldm.diffusion.posteriors.measured import Measured
 from medldm.diffusion.samplers.base import Sampler
 from medldm.diffusion.samplers.dpmpp import DpmPlusPlus
-from medldm.errors import UserError
 from medldm.models.autoencoder import Autoencoder, pad_to_multiple
 from medldm.operators.base import LinearOperator, white_noise
 from medldm.operators.classical import coloured
@@ -50,22 +49,20 @@ class LatentSolver:
             seed: of the walk's noise.
 
         Raises:
-            UserError: the image is larger than those that the model was trained on.
+            UserError: the image is much larger than those that the model was trained on.
         """
-        autoencoder, grid = self.model.autoencoder, self.model.grid
+        autoencoder = self.model.autoencoder
         padded, crop = pad_to_multiple(first, autoencoder.factor)
         z = latents(autoencoder, padded)
-        if any(n > most for n, most in zip(z.shape[2:], grid, strict=True)):
-            most = " x ".join(str(n * autoencoder.factor) for n in grid)
-            raise UserError(f"An image of {tuple(first.shape[2:])} voxels is larger than {most}, the largest that the model knows.")
-        inside = (..., *middle(z.shape[2:], grid))
+        i, j, k = z.shape[2:]
+        grid = self.model.room((i, j, k))
+        inside = (..., *middle((i, j, k), grid))
         start, _ = place(z[0], grid)
 
         def decode(z: Tensor) -> Tensor:
             return autoencoder.split(autoencoder.decode(z[inside]))[0][(..., *crop)]
 
         measured = Measured(operator, decode, y, 1 / (noise**2 + self.error_variance(operator, y, first)))
-        i, j, k = z.shape[2:]
         denoise = self.model.bound(start[None], [{}], [(i, j, k)])
         process, t = self.model.denoiser.process, torch.tensor(self.sampler.first, dtype=torch.float64)
         e = torch.randn(start.shape, generator=keyed(seed, "latent walk")).to(start)

@@ -22,6 +22,8 @@ from medldm.types import Denoise, Shape3
 
 #: Conditions' names of the field of view, in latent cells along i, j, k.
 EXTENT = ("extent_i", "extent_j", "extent_k")
+#: How many times as long as the grid of the training a field of view may be along an axis.
+BEYOND = 1.25
 
 
 class LatentDiffusion(nn.Module):
@@ -109,8 +111,21 @@ class LatentDiffusion(nn.Module):
         codes = torch.stack([self.denoiser.encode(values) for values in asked]).to(like.device)
         valid = torch.zeros_like(like[:, :1])
         for row, extent in zip(valid, extents, strict=True):
-            row[(slice(None), *middle(extent, self.grid))] = 1
+            row[(slice(None), *middle(extent, tuple(like.shape[2:])))] = 1
         return self.denoiser.bind(self.denoiser.context(codes, valid), guidance)
+
+    def room(self, extent: Shape3) -> Shape3:
+        """The grid for a field of view, both in cells: the model's, or one that is larger by what is missing, for its network has no size of its own.
+
+        Raises:
+            UserError: more than a quarter of the model's grid is missing along an axis.
+        """
+        step = self.denoiser.net.multiple
+        i, j, k = (max(n, -(-cells // step) * step) for cells, n in zip(extent, self.grid, strict=True))
+        if any(cells > BEYOND * n for cells, n in zip(extent, self.grid, strict=True)):
+            asked, known = (" x ".join(str(n * self.autoencoder.factor) for n in cells) for cells in (extent, self.grid))
+            raise UserError(f"{asked} voxels are more than {BEYOND} times those that the model knows, {known}.", "Crop, or train on images as large.")
+        return i, j, k
 
     def volumes(self, z: Tensor, extent: Shape3) -> Tensor:
         """Expected volume in mm3 of every label in the decoded latent [c i j k], differentiable."""

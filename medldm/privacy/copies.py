@@ -20,9 +20,9 @@ ANGLES = (-6.0, 0.0, 6.0)  # degrees about each axis, searched at first
 SHIFTS = (-1, 0, 1)  # coarse blocks
 NEIGHBOURS = 1.0  # blocks of the Gaussian mean that details are the difference to, on the coarse grid; as much of the image on the fine one
 REFLECTIONS = tuple(itertools.product((1, -1), repeat=3))
-CANDIDATES = 4
+CANDIDATES, FINALISTS = 32, 4
 OVERLAP = 0.5  # of the smaller image, that has to lie in the other one
-EVALUATIONS = 300
+BRIEFLY, EVALUATIONS = 30, 300  # of the correlation, for each candidate and then for each finalist
 LEVER = FINE / 2  # blocks that a voxel at the side moves by, per radian: turns and shifts are searched at one scale
 
 
@@ -83,8 +83,8 @@ class CopySearch:
     """Finds the training case that an image is most like, whatever way it is turned.
 
     On a coarse grid an image is tried in 8 reflections, 27 turns of up to 6 degrees about each axis and 27 shifts against all training cases at
-    once. The four most alike are aligned on a fine grid by a search over turns and shifts (Powell 1964). These can be one case in two
-    reflections: a head is nearly its own mirror image, and on the coarse grid the wrong one may look better.
+    once. The 32 most alike are aligned on a fine grid by a short search over turns and shifts (Powell 1964), and the best four of these by a long
+    one. They can be one case in several reflections: a head is nearly its own mirror image, and on the coarse grid the wrong one may look better.
 
     Args:
         training: the images that the generator was trained on; of several contrasts the first is compared.
@@ -108,8 +108,13 @@ class CopySearch:
         fine, coarse = self._details(image, spacing, FINE), self._coarsely(self._details(image, spacing, COARSE))
         looked_at = np.arange(len(self.fine)) if among is None else np.array(among)
         first = np.argsort(-coarse.similarity[looked_at].ravel(), kind="stable")[:CANDIDATES].tolist()
-        starts = [(int(looked_at[place // len(REFLECTIONS)]), place % len(REFLECTIONS)) for place in first]
-        return max((self._aligned(fine, case, way, coarse.start[case, way]) for case, way in starts), key=lambda match: match.similarity)
+        pairs = [(int(looked_at[place // len(REFLECTIONS)]), place % len(REFLECTIONS)) for place in first]
+        starts = [self._aligned(fine, *pair, coarse.start[pair], BRIEFLY) for pair in pairs]
+        finalists = sorted(starts, key=lambda found: found[0])[-FINALISTS:]
+        ends = [self._aligned(fine, case, way, place, EVALUATIONS) for _, case, way, place in finalists]
+        similarity, case, way, place = max(ends, key=lambda found: found[0])
+        shift = place[3:] * self.side / FINE
+        return Match(case, similarity, Pose(REFLECTIONS[way], tuple((place[:3] / LEVER).tolist()), tuple(shift.tolist())))
 
     def similarities(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         """Correlation with each training case [cases] on the coarse grid, in the pose that suits it best; see `nearest` for the arguments."""
@@ -129,10 +134,9 @@ class CopySearch:
             found.start[better, way] = np.concatenate([np.tile(np.radians(angles) * LEVER, (len(shift), 1)), shift], axis=1)
         return found
 
-    def _aligned(self, image: _Details, case: int, way: int, start: np.ndarray) -> Match:
-        """The largest correlation with a training case, in one reflection, that turns and shifts near a start reach."""
-        signs = REFLECTIONS[way]
-        training, mirror = self.fine[case], _mirror(signs)
+    def _aligned(self, image: _Details, case: int, way: int, start: np.ndarray, evaluations: int) -> tuple[float, int, int, np.ndarray]:
+        """The largest correlation with a training case in one reflection, the two, and turns and shifts near a start that reach it."""
+        training, mirror = self.fine[case], _mirror(REFLECTIONS[way])
         values, known = image.values[mirror], image.known[mirror].astype(np.float64)
         least = OVERLAP * min(known.sum(), training.known.sum())
 
@@ -144,9 +148,8 @@ class CopySearch:
             a, b = a - a.mean(), b - b.mean()
             return 1.0 - float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
 
-        found = optimize.minimize(unlike, start, method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": EVALUATIONS})
-        shift = found.x[3:] * self.side / FINE
-        return Match(case, 1.0 - float(found.fun), Pose(signs, tuple((found.x[:3] / LEVER).tolist()), tuple(shift.tolist())))
+        found = optimize.minimize(unlike, start, method="Powell", options={"xtol": 0.02, "ftol": 1e-4, "maxfev": evaluations})
+        return 1.0 - float(found.fun), case, way, found.x
 
     def _details(self, image: np.ndarray, spacing: Sequence[float], blocks: int) -> _Details:
         """The details of an image, on a grid of so many blocks along the longest side of a training case."""

@@ -55,7 +55,7 @@ def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int,
         how: settings.
 
     Raises:
-        UserError: the volume is larger than those of the model, or all of it is masked.
+        UserError: the volume is much larger than those of the model, or all of it is masked.
     """
     if mask.all() or mask.shape != volume.shape:
         raise UserError(f"A mask of {mask.shape} voxels, {mask.mean():.0%} of them True, leaves nothing to draw a face for in {volume.shape} voxels.")
@@ -64,14 +64,12 @@ def refaced(volume: Volume, mask: np.ndarray, model: LatentDiffusion, seed: int,
     known = (torch.zeros_like(image[:, :1]) if label is None else label.data[None].to(image)) if autoencoder.label_count else None
     padded, crop = pad_to_multiple(autoencoder.join(image, known), autoencoder.factor)
     z = autoencoder.whiten(autoencoder.encode(padded)[0])
-    if any(n > most for n, most in zip(z.shape[2:], model.grid, strict=True)):
-        most = " x ".join(str(n * autoencoder.factor) for n in model.grid)
-        raise UserError(f"A volume of {volume.shape} voxels is larger than {most}, the largest that the model knows.")
-    inside = (..., *middle(z.shape[2:], model.grid))
-    head, valid = place(z[0], model.grid)
+    i, j, k = z.shape[2:]
+    grid = model.room((i, j, k))
+    inside = (..., *middle((i, j, k), grid))
+    head, valid = place(z[0], grid)
     kept = torch.ones_like(valid)
     kept[inside] = 1 - _reached(mask, autoencoder.factor, how.reach, z)
-    i, j, k = z.shape[2:]
     denoise = model.bound(head[None], [{}], [(i, j, k)])
     noise = torch.randn(head.shape, generator=keyed(seed, "face")).to(z)
     drawn = DpmPlusPlus(how.steps).sample(lambda x, t: torch.lerp(denoise(x, t), head[None], kept[None]), model.denoiser.process, noise[None])

@@ -61,6 +61,18 @@ def test_a_seed_draws_one_face_and_another_seed_another(model, head):
     assert torch.equal(faces[0], faces[1]) and not torch.allclose(faces[0], faces[2], atol=1e-3)
 
 
+def test_a_head_that_is_a_little_larger_gets_a_larger_grid(model, head):
+    volume, mask = head
+    larger, wider = Volume(torch.nn.functional.pad(volume.data, (0, 0, 0, 0, 0, 4)), volume.affine), np.pad(mask, ((0, 4), (0, 0), (0, 0)))
+    drawn = refaced(larger, wider, model, 0, how=BRIEF).data[0].numpy()
+    assert np.array_equal(drawn[~wider], larger.data[0].numpy()[~wider]) and drawn[wider].std() > 0
+
+
+@pytest.mark.parametrize(("extent", "grid"), [((4, 4, 4), (4, 4, 4)), ((1, 3, 4), (4, 4, 4)), ((5, 4, 4), (6, 4, 4))])
+def test_the_grid_is_that_of_the_training_or_the_next_one_that_the_network_takes(model, extent, grid):
+    assert model.room(extent) == grid
+
+
 def test_the_seam_takes_the_brightness_of_what_it_adjoins():
     mask = np.zeros((20, 20, 20), bool)
     mask[:, 10:] = True
@@ -74,8 +86,8 @@ def test_what_cannot_be_drawn_is_refused(model, head):
     volume, mask = head
     with pytest.raises(UserError, match="mask"):
         refaced(volume, np.ones_like(mask), model, 0, how=BRIEF)
-    large = Volume(torch.zeros(1, 20, 16, 16), volume.affine)
-    with pytest.raises(UserError, match="larger than"):
-        refaced(large, np.pad(mask, ((0, 4), (0, 2), (0, 0))), model, 0, how=BRIEF)
+    large = Volume(torch.zeros(1, 24, 16, 16), volume.affine)
+    with pytest.raises(UserError, match=r"24 x 16 x 16 voxels are more than 1\.25 times"):
+        refaced(large, np.pad(mask, ((0, 8), (0, 2), (0, 0))), model, 0, how=BRIEF)
     with pytest.raises(UserError, match="steps must be"):
         Drawing(steps=0)
