@@ -104,7 +104,11 @@ def _sinogram(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
     if missing := [key for key in ("sinogram", "angles", "shape") if key not in arrays]:
         raise UserError(f"{path} holds neither kspace nor {' and '.join(missing)}.", "Give kspace, or sinogram, angles and shape.")
     y = torch.from_numpy(np.asarray(arrays["sinogram"], dtype=np.float32))[None, None]
+    if np.shape(arrays["shape"]) != (3,):
+        raise UserError(f"{path}: shape {np.array(arrays['shape']).tolist()} was expected as three numbers, voxels I, J, K.")
     i, j, k = (int(n) for n in arrays["shape"])
+    if not y.any():
+        raise UserError(f"{path}: the sinogram holds nothing but zeros.")
     if y.ndim != 5 or y.shape[4] != k or y.shape[2] != len(arrays["angles"]):
         raise UserError(f"{path}: sinogram {tuple(y.shape[2:])} was expected as [{len(arrays['angles'])} views, bins, {k} slices].")
     if float(y.mean()) < 0:

@@ -1,5 +1,6 @@
 """Reconstruct images from measurements, with a cohort's anatomy as the prior."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,10 @@ def reconstruct(
     arguments = {name: value for name, value in locals().items() if name != "out"}
     source, restoration = Cohort.load(cohort), load_model(restorer)
     _check(source, restoration, samples, count, calibration is not None)
+    if noise is not None and (measurements is None or not 0 < noise < math.inf):
+        raise UserError(f"--noise {noise} is that of --measurements, above 0.", "Give --acquisition.noise for what is simulated and calibrated.")
+    if count is not None and measurements is not None:
+        raise UserError("--count is of simulated measurements; --measurements are all reconstructed.", "Leave --count away.")
     model = None if run is None else _diffusion(run)
     restoration = restoration.eval().to(device())
     trained = _trained_on(source, {"restorer": restorer} | ({} if run is None else {"diffusion": run}))

@@ -124,6 +124,8 @@ def _volumes(model: LatentDiffusion, found: Surrogate, grain: float, seed: int, 
 
 
 def _retrieved(catalogue: Images, real: Images, chosen: list[int], disguise: Disguise) -> Made:
+    if len(catalogue) < len(chosen):
+        raise UserError(f"The catalogue has {len(catalogue)} cases, and {len(chosen)} are needed.", "Generate more, or name fewer --cases.")
     kept = distinct(catalogue, real, disguise.likeness, shown)
     if len(kept) < len(chosen):
         raise UserError(f"The catalogue has {len(kept)} cases that are like no patient, and {len(chosen)} are needed.", "Generate more.")

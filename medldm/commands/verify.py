@@ -17,9 +17,9 @@ from medldm.metrics.base import Images
 from medldm.privacy.traces import Tracer
 from medldm.provenance.image_mark import ImageMark
 from medldm.provenance.keys import MARKS, fingerprint, public_key, secret, signing_key
-from medldm.provenance.manifest import Verdict, among, judge
+from medldm.provenance.manifest import Verdict, among, judge, sidecar
 from medldm.provenance.manifest import verify as verdict_of
-from medldm.volume import read_volume
+from medldm.volume import BadVolume, read_volume
 
 SUFFIXES = (".nii", ".nii.gz", ".dcm")
 
@@ -56,11 +56,16 @@ def verify(
     trusted = [public_key(path) for path in ([trust] if isinstance(trust, Path) else trust or [])]
     files = [file for path in paths for file in _files(Path(path))]
     tracer = _tracer(Path(released), Path(key), run) if released and key else None
-    verdicts = {}
+    verdicts: dict[Path, Verdict] = {}
+    unreadable: set[Path] = set()
     for file in track(files, "verifying", console=Console(stderr=True), transient=True):
-        verdicts[file] = verdict(file, trusted)
+        try:
+            verdicts[file] = verdict(file, trusted)
+        except BadVolume as bad:
+            verdicts[file] = Verdict("tampered" if sidecar(file).is_file() else "metadata_missing", f"It cannot be read as a volume ({bad.reason}).")
+            unreadable.add(file)
         print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
-        if tracer and verdicts[file].state != "valid":
+        if tracer and verdicts[file].state != "valid" and file not in unreadable:
             print("\n".join(f"{'':17} {line}" for line in _traced(tracer, file)))
     if wrong := [file for file in files if verdicts[file].state != "valid"]:
         raise UserError(f"{len(wrong)} of {len(files)} files are not valid.", "" if trusted else "Give --trust NAME.pub of whoever signed.")

@@ -53,7 +53,12 @@ def thick_slices(shape: Shape3, axis: int, distance: float, thickness: float | N
         distance: between the middles of slices, in voxels; a last slice that does not fit whole is not taken.
         thickness: in voxels, of a box or at half height of a Gaussian; the distance by default.
         profile: "box" or "gauss".
+
+    Raises:
+        UserError: a setting is out of its range.
     """
+    if axis not in (0, 1, 2):
+        raise UserError(f"axis={axis}: 0, 1 or 2 was expected.")
     return Separable({axis: slice_matrix(shape[axis], distance, thickness or distance, profile)})
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 from typing import Any
 
@@ -17,13 +17,26 @@ LETTERS, DIGITS = 5, 6  # characters from which a trace is found inside of longe
 NUMBER = 8  # digits from which it is found in bytes that are no text
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 KINDS = {"PatientBirthDate": "birth", **dict.fromkeys(("PatientID", "OtherPatientIDs", "AccessionNumber", "AdmissionID"), "id")}
+TWO_LETTERS = {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"}
+LIGATURES = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 TEXT = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT", "DA", "AS", "DT", "TM", "DS", "IS")
 
 
 def fold(text: str) -> str:
     """Small letters without accents, and one form of each character."""
-    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).casefold()
+    plain = unicodedata.normalize("NFKD", text.casefold().translate(LIGATURES))
     return unicodedata.normalize("NFC", "".join(c for c in plain if not unicodedata.combining(c)))
+
+
+def shortened(word: str) -> str:
+    """A folded word with one spelling of the letters that some write with an accent and others as two letters: Mueller, Muller and Müller."""
+    return re.sub("(?<=[aou])e|(?<=a)a", "", word)
+
+
+def respelt(text: str) -> set[str]:
+    """A text with two letters in place of each accent, and with accents in place of two letters."""
+    small = text.casefold()
+    return {small.translate(str.maketrans(TWO_LETTERS)), reduce(lambda t, pair: t.replace(pair[1], pair[0]), TWO_LETTERS.items(), small)}
 
 
 def words_of(text: str) -> list[str]:
@@ -89,7 +102,8 @@ class Identifiers:
             self.spelt.add(text)
             least = 2 if kind == "name" else 4
             if kind in ("name", "words"):
-                (self.names if kind == "name" else self.words).update(w for w in found if w not in NOBODY and (len(w) >= least or _is_wide(w)))
+                kept = [w for w in found if w not in NOBODY and (len(w) >= least or _is_wide(w))]
+                (self.names if kind == "name" else self.words).update(kept, (w for w in map(shortened, kept) if len(w) >= least and w not in NOBODY))
                 self.spelt |= {w for w in re.split(r"[\s^=,;]+", text) if fold(w) not in NOBODY}
 
     def merge(self, other: "Identifiers") -> None:
@@ -141,7 +155,8 @@ class Identifiers:
             enough = 2 if _is_wide(plain) else NUMBER if numeric else LETTERS
             if len(plain) < enough or plain in NOBODY or plain in days:
                 continue
-            for form, encoding in product({text, text.lower(), text.upper()}, encodings):
+            forms = {form for one in {text, *respelt(text)} for form in (one, one.lower(), one.upper())}
+            for form, encoding in product(forms, encodings):
                 if len(code := form.encode(encoding, "ignore").lower()) >= min(LETTERS, 2 * enough):
                     (digits if numeric else letters).add(code)
         return sorted(letters), re.compile(rb"(?<![\d.])(?:%s)(?![\d.])" % b"|".join(map(re.escape, sorted(digits))) if digits else rb"(?!)")
@@ -154,6 +169,10 @@ class Identifiers:
             code: it is a code of the standard (CS), in which short traces and words of paths mean nothing.
         """
         found = words_of(text)
+        return self._among(text, found, code) or self._among(text, [shortened(word) for word in found], code)
+
+    def _among(self, text: str, found: list[str], code: bool) -> bool:
+        """Whether one spelling of a text's words holds a trace."""
         whole = "".join(found)
         if not whole:
             return False

@@ -9,7 +9,7 @@ file is copied alone. DICOM files carry it in a private block.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = "medldm.provenance/1"
 LARGEST = 1 << 20  # bytes of an envelope
 DECIMALS = 6  # of affines
+ROLES = {"images": "image", "labels": "label"}  # folder of a cohort -> what its files are signed as
 
 State = Literal["valid", "tampered", "untrusted_key", "metadata_missing"]
 
@@ -40,12 +41,14 @@ class Verdict:
         reason: one sentence.
         manifest: the signed facts, where the signature holds.
         key: the public key that signed, 32 bytes, or none.
+        role: of the volume among those of its case, "image" or "label", where it is known.
     """
 
     state: State
     reason: str
     manifest: dict[str, Any] | None = None
     key: bytes = b""
+    role: str = ""
 
 
 def canonical(content: Any) -> bytes:
@@ -109,7 +112,12 @@ def verify(path: Path, trusted: Collection[bytes]) -> Verdict:
     Raises:
         BadVolume: the file holds no usable volume.
     """
-    return judge(envelopes(path), partial(read_volume, path), trusted)
+    found = judge(envelopes(path), partial(read_volume, path), trusted)
+    expected = ROLES.get(path.parent.name) if (path.parent.parent / "cohort.csv").is_file() else None
+    if expected and found.role and found.manifest and (found.role, found.manifest["case"]) != (expected, path.name.removesuffix(".nii.gz")):
+        told = f"It is signed as the {found.role} of {found.manifest['case']}, and stands in another place of the cohort."
+        return replace(found, state="tampered", reason=told)
+    return found
 
 
 def envelopes(path: Path) -> list[bytes]:
@@ -143,11 +151,13 @@ def judge(notes: Collection[bytes], read: Callable[[], Volume], trusted: Collect
     manifest, key = found[0]
     if any(other != found[0] for other in found[1:]):
         return Verdict("tampered", "The manifests in the file and beside it differ.")
-    if content_digest(read()) not in manifest["content"].values():
+    digest = content_digest(read())
+    role = next((role for role, signed in manifest["content"].items() if signed == digest), "")
+    if not role:
         return Verdict("tampered", "Voxels or place are not those that were signed.", manifest, key)
     if key not in trusted:
-        return Verdict("untrusted_key", "Unchanged, but signed by a key that is not among the trusted ones.", manifest, key)
-    return Verdict("valid", "Unchanged, and signed by a trusted key.", manifest, key)
+        return Verdict("untrusted_key", "Unchanged, but signed by a key that is not among the trusted ones.", manifest, key, role)
+    return Verdict("valid", "Unchanged, and signed by a trusted key.", manifest, key, role)
 
 
 def _beside(path: Path) -> list[bytes]:

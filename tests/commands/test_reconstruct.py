@@ -211,6 +211,9 @@ def test_bad_settings_are_refused_before_the_work(phantom_cohort, restorer, tmp_
         ({"measurements": tmp_path / "nowhere"}, "holds no measurements"),
         ({"samples": -1}, "samples=-1"),
         ({"count": 0}, "count=0"),
+        ({"noise": 0.05}, "--acquisition.noise"),
+        ({"measurements": tmp_path / "empty", "noise": -7.0}, "above 0"),
+        ({"measurements": tmp_path / "empty", "count": 2}, "--count"),
         ({"run": restorer}, "not a diffusion model"),
     ):
         with pytest.raises(UserError, match=message):

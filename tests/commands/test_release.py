@@ -140,6 +140,29 @@ def test_a_changed_file_is_told(released, tmp_path):
         verify([tmp_path / "copy"], released.root / "signer.pub")
 
 
+def test_a_damaged_file_is_told_and_those_after_it_are_judged(released, tmp_path, capsys):
+    shutil.copytree(released.root, tmp_path / "copy")
+    victim = tmp_path / "copy" / released.cases[0].image
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(UserError, match="1 of 10 files are not valid"):
+        verify([tmp_path / "copy"], released.root / "signer.pub")
+    told = capsys.readouterr().out
+    assert told.count("valid  ") == 9 and "cannot be read as a volume" in told and told.splitlines()[0].startswith("tampered")
+
+
+def test_a_file_in_the_place_of_another_one_is_told(released, tmp_path, capsys):
+    shutil.copytree(released.root, tmp_path / "copy")
+    one, other = released.cases[:2]
+    for suffix in (".nii.gz", ".prov.json"):
+        source, target = (tmp_path / "copy" / case.label.replace(".nii.gz", suffix) for case in (one, other))
+        shutil.copyfile(source, target)
+    with pytest.raises(UserError, match="1 of 10 files are not valid"):
+        verify([tmp_path / "copy"], released.root / "signer.pub")
+    assert f"signed as the label of {one.case}" in capsys.readouterr().out
+    shutil.copyfile(tmp_path / "copy" / one.label, tmp_path / "elsewhere.nii.gz")
+    assert verify([tmp_path / "elsewhere.nii.gz"], released.root / "signer.pub")
+
+
 @pytest.fixture(scope="module")
 def dicom(released, small):
     """The released cohort as DICOM files."""

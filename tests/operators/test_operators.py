@@ -212,6 +212,7 @@ def test_density_falls_from_the_centre_and_discs_keep_their_distance():
         (lambda: FromPhysics(object()), "A_adjoint"),
         (lambda: ParallelCT(SHAPE, ANGLES)(torch.zeros(1, 1, 9, 9, 7)), "made for"),
         (lambda: thick_slices(SHAPE, 0, 12), "do not fit"),
+        (lambda: thick_slices(SHAPE, 5, 3), "axis=5"),
         (lambda: thick_slices(SHAPE, 0, 3, profile="sinc"), "box or gauss"),
         (lambda: thick_slices(SHAPE, 0, 3)(torch.zeros(1, 1, 8, 12, 7)), "takes 9"),
     ],

@@ -268,6 +268,18 @@ def test_a_short_id_is_found_where_it_is_all_and_a_word_of_anatomy_is_none(tmp_p
     )
 
 
+@pytest.mark.parametrize("name", ["Müller^Jürgen", "Mueller^Juergen", "Muller^Jurgen"])
+def test_a_name_is_found_in_every_spelling(tmp_path, name):
+    kernels = ["B30 Mueller", "B30 Müller", "B30 MULLER", "Juergen B30", "Jürgen-net", "B30 blue value"]
+    dataset, path = ct(tmp_path / "in", PatientName=name, SpecificCharacterSet="ISO_IR 192", ConvolutionKernel=kernels)
+    dataset.add_new(0x00189999, "OB", "von MUELLER gemacht ".encode())
+    save(dataset, path)
+    anonymize(tmp_path / "in", tmp_path / "out")
+    (after,) = written(tmp_path / "out")
+    assert not p.leaks(tmp_path / "out", ["Mueller", "Müller", "Muller", "Juergen", "Jürgen"])
+    assert after.Modality == "CT"
+
+
 @pytest.mark.parametrize("name", ["REMOVED", "Basic^Profile"])
 def test_words_that_the_marks_use_may_be_a_name(tmp_path, name):
     dataset, path = ct(tmp_path / "in", PatientName=name, Manufacturer=f"works of {name}")
