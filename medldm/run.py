@@ -28,6 +28,7 @@ from medldm.errors import UserError
 from medldm.files import atomic, read_json, read_yaml, sha256, write_json, write_yaml
 
 PACKAGES = ("medldm", "monai", "torch")
+OWN = (".lock", "config.yaml", "inputs.json", ".mlflow.lock")  # files of a folder in which nothing was made yet
 MOST = 5  # differences that a message lists
 
 
@@ -61,7 +62,7 @@ class Run:
             reads: role -> fingerprint or sha256 of what is read, so that a folder is not continued with other inputs.
 
         Raises:
-            UserError: the folder holds something else, arguments or inputs differ (the keys are listed), or another
+            UserError: the folder holds something else, or anything made with other arguments or inputs (the keys are listed), or another
                 process is at work in it.
         """
         out = Path(out)
@@ -69,11 +70,11 @@ class Run:
         config = {"command": command, **arguments}
         if out.exists() and not out.is_dir():
             raise UserError(f"{out} is a file.", "Give a folder as --out.")
-        if out.is_dir() and any(out.iterdir()) and not (out / "config.yaml").is_file():
-            strange = sorted(p.name for p in out.iterdir() if p.name != ".lock" and not p.name.startswith(".tmp-"))
-            if strange:
-                raise UserError(f"{out} already holds other files ({', '.join(strange[:3])}).", "Give a new folder as --out.")
-        before = read_yaml(out / "config.yaml") if (out / "config.yaml").is_file() else config
+        held = sorted(p.name for p in out.iterdir() if p.name not in OWN and not p.name.startswith(".tmp-")) if out.is_dir() else []
+        if held and not (out / "config.yaml").is_file():
+            raise UserError(f"{out} already holds other files ({', '.join(held[:3])}).", "Give a new folder as --out.")
+        # what failed before it made anything keeps nobody from trying again with other arguments
+        before = read_yaml(out / "config.yaml") if held else config
         # an argument that did not exist when the folder was made counts as None
         if found := list(differences(before, config)):
             if before.get("command") != command:
@@ -82,7 +83,7 @@ class Run:
             raise UserError(
                 f"{out} was made with other arguments ({'; '.join(found[:MOST])}{more}).", "Give a new folder as --out, or the old arguments."
             )
-        if reads and (out / "inputs.json").is_file() and (before := read_json(out / "inputs.json")) != reads:
+        if reads and held and (out / "inputs.json").is_file() and (before := read_json(out / "inputs.json")) != reads:
             others = "; ".join(f"{k}: {before.get(k, '')[:12]} there, {v[:12]} now" for k, v in reads.items() if before.get(k) != v)
             raise UserError(f"{out} was made from other inputs ({others}).", "Give a new folder as --out.")
         out.mkdir(parents=True, exist_ok=True)

@@ -144,6 +144,7 @@ def test_a_run_folder_belongs_to_one_command_its_arguments_and_its_inputs(tmp_pa
     with pytest.raises(UserError, match="Another process"):
         Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"})
     run.lock.release()
+    (run.root / "history.csv").write_text("step\n")
     for arguments, reads, message in (
         ({"lr": 0.2}, {"cohort": "abc"}, r"lr: 0\.1 there, 0\.2 now"),
         ({"lr": 0.1}, {"cohort": "xyz"}, "cohort: abc there"),
@@ -152,6 +153,12 @@ def test_a_run_folder_belongs_to_one_command_its_arguments_and_its_inputs(tmp_pa
             Run.claim(tmp_path / "r", "train", arguments, reads)
     again = Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"})
     assert not again.finished and read_yaml(tmp_path / "r" / "config.yaml") == {"command": "train", "lr": 0.1}
+
+
+def test_a_folder_in_which_nothing_was_made_is_free_again(tmp_path):
+    Run.claim(tmp_path / "r", "train", {"lr": 0.1}, {"cohort": "abc"}).lock.release()
+    run = Run.claim(tmp_path / "r", "prepare", {"jobs": 2}, {"source": "xyz"})
+    assert read_yaml(run.root / "config.yaml") == {"command": "prepare", "jobs": 2}
 
 
 def test_a_message_names_the_settings_that_differ_and_no_others():

@@ -272,7 +272,7 @@ def test_a_short_id_is_found_where_it_is_all_and_a_word_of_anatomy_is_none(tmp_p
 def test_a_name_is_found_in_every_spelling(tmp_path, name):
     kernels = ["B30 Mueller", "B30 Müller", "B30 MULLER", "Juergen B30", "Jürgen-net", "B30 blue value"]
     dataset, path = ct(tmp_path / "in", PatientName=name, SpecificCharacterSet="ISO_IR 192", ConvolutionKernel=kernels)
-    dataset.add_new(0x00189999, "OB", "von MUELLER gemacht ".encode())
+    dataset.add_new(0x00189999, "OB", b"von MUELLER gemacht ")
     save(dataset, path)
     anonymize(tmp_path / "in", tmp_path / "out")
     (after,) = written(tmp_path / "out")
