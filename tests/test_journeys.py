@@ -365,7 +365,7 @@ def test_surrogates_stand_for_cases_and_only_the_links_lead_back(chain, phantom_
 
     assert len(chosen) == 2 and {digest(chosen, case) for case in chosen} <= {digest(catalogue, case) for case in catalogue}
     assert set(rows(tmp_path / "chosen.csv")) == set(names)
-    with pytest.raises(UserError, match="5 cases that are like no patient, and"):
+    with pytest.raises(UserError, match="5 cases, and 10 are needed"):
         surrogate(*given, tmp_path / "more", how, catalogue=chain / "generated")
 
 

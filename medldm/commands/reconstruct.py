@@ -81,11 +81,7 @@ def reconstruct(
     """
     arguments = {name: value for name, value in locals().items() if name != "out"}
     source, restoration = Cohort.load(cohort), load_model(restorer)
-    _check(source, restoration, samples, count, calibration is not None)
-    if noise is not None and (measurements is None or not 0 < noise < math.inf):
-        raise UserError(f"--noise {noise} is that of --measurements, above 0.", "Give --acquisition.noise for what is simulated and calibrated.")
-    if count is not None and measurements is not None:
-        raise UserError("--count is of simulated measurements; --measurements are all reconstructed.", "Leave --count away.")
+    _check(source, restoration, samples, calibration is not None, measurements, noise, count)
     model = None if run is None else _diffusion(run)
     restoration = restoration.eval().to(device())
     trained = _trained_on(source, {"restorer": restorer} | ({} if run is None else {"diffusion": run}))
@@ -110,11 +106,13 @@ def reconstruct(
     return made
 
 
-def _check(source: Cohort, restoration: object, samples: int, count: int | None, calibrated: bool) -> None:
+def _check(
+    source: Cohort, restoration: object, samples: int, calibrated: bool, measurements: Path | None, noise: float | None, count: int | None
+) -> None:
     """Refuse what cannot be worked with.
 
     Raises:
-        UserError: no restorer, no patients to calibrate on, or a number out of range.
+        UserError: no restorer, no patients to calibrate on, a number out of range, or one that would be ignored.
     """
     if not isinstance(restoration, Restoration):
         raise UserError(f"--restorer holds a {type(restoration).__name__}.", "Give a run of train-restorer.")
@@ -122,6 +120,10 @@ def _check(source: Cohort, restoration: object, samples: int, count: int | None,
         raise UserError(f"{source.root} has no usable case in the split 'val', which calibrates.", "Prepare it with one.")
     if samples < 0 or (count is not None and count < 1):
         raise UserError(f"samples={samples} must be at least 0, count={count} at least 1.")
+    if noise is not None and (measurements is None or not 0 < noise < math.inf):
+        raise UserError(f"--noise {noise} is that of --measurements, above 0.", "Give --acquisition.noise for what is simulated and calibrated.")
+    if count is not None and measurements is not None:
+        raise UserError("--count is of simulated measurements; --measurements are all reconstructed.", "Leave --count away.")
 
 
 def _trained_on(source: Cohort, runs: dict[str, Path]) -> dict[str, str]:
