@@ -367,6 +367,9 @@ def test_surrogates_stand_for_cases_and_only_the_links_lead_back(chain, phantom_
     assert set(rows(tmp_path / "chosen.csv")) == set(names)
     with pytest.raises(UserError, match="5 cases, and 10 are needed"):
         surrogate(*given, tmp_path / "more", how, catalogue=chain / "generated")
+    monkeypatch.setattr(surrogates, "distinct", lambda *given: [0])
+    with pytest.raises(UserError, match="1 cases that are like no patient, and 2 are needed"):
+        surrogate(*given, tmp_path / "few", how, names, catalogue=chain / "generated")
 
 
 def test_patients_that_a_model_may_have_seen_are_not_evaluated_on(chain, phantom_source, tmp_path, capsys):

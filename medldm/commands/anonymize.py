@@ -22,7 +22,7 @@ from medldm.privacy.identifiers import Identifiers
 from medldm.privacy.inventory import Inventory, Item, assign, files_of, fingerprint, inventory, take, volumes
 from medldm.privacy.profile import Profile, private_list
 from medldm.privacy.pseudonyms import Key, Secret
-from medldm.run import Run
+from medldm.run import OWN, Run
 from medldm.tracking import tracked
 
 COLUMNS = ("file", "element", "action")
@@ -124,11 +124,10 @@ def _lock(key: Path, stack: ExitStack) -> None:
 
 def _forget(out: Path) -> None:
     """Take away what an interrupted run wrote: without its key, its pseudonyms are not those of this run."""
-    own = (".lock", "config.yaml", "inputs.json")
     for path in sorted(out.rglob("*"), reverse=True):
         if path.is_dir():
             path.rmdir()
-        elif path.relative_to(out).as_posix() not in own:
+        elif path.relative_to(out).as_posix() not in OWN:
             path.unlink()
 
 
