@@ -1,11 +1,11 @@
-"""Few views, short arcs and real CT: a restorer of two bodies for the third, against tuned classical methods and the same fusion without a network.
+"""Few views, short arcs and real CT: a restorer of one body for another, against tuned classical methods and the same fusion without a network.
 
     python benchmarks/reconstruction_ct.py --data ../shared/data/ct --out out/reconstruction_ct [--steps 2000] [--slabs 4] [--draws 3]
 
-Three bodies (abdomen, a crop of a chest with contrast medium, a whole chest) at 3 mm, cut across into slabs of 48 mm. Each body in turn is the test:
-the restorer learns from slabs of the other two, everything is tuned and calibrated on two further slabs of each of those, and nothing of the third
-body is seen before. Three patients and other anatomy in the test than in the training: this asks whether the result may be trusted to be no worse
-than the best classical one where the restorer does not know the anatomy. Slabs of a body are no independent patients, so that no interval is given.
+Three bodies (abdomen, a crop of a chest with contrast medium, a whole chest) at 3 mm, cut across into slabs of 48 mm. Each body takes each part
+once: the restorer learns from one, everything is tuned and calibrated on another, which it has not seen, and the third is judged. Three patients
+and other anatomy in each part: this asks whether the result may be trusted to be no worse than the best classical one where the restorer does not
+know the anatomy. Slabs of a body are no independent patients, so that no interval is given.
 """
 
 import argparse
@@ -27,7 +27,6 @@ BODIES = {
 }
 TASKS = ("ct60", "ct30", "ct_arc")
 THICK = 48.0  # mm
-KNOWN = 2  # slabs of a body for tuning and calibration
 
 
 def write_slabs(data: Path, out: Path) -> dict[str, list[str]]:
@@ -43,15 +42,12 @@ def write_slabs(data: Path, out: Path) -> dict[str, list[str]]:
     return names
 
 
-def write_table(path: Path, names: dict[str, list[str]], body: str, slabs: int) -> None:
-    """The table of a source where one body is the test: its middle slabs."""
+def write_table(path: Path, parts: dict[str, list[str]], slabs: int) -> None:
+    """The table of a source: part -> names. All slabs for training, the middle ones of a body elsewhere."""
     rows = []
-    for other, members in names.items():
-        middle = (len(members) - slabs) // 2
-        for number, name in enumerate(members):
-            if other == body and not middle <= number < middle + slabs:
-                continue
-            rows.append((name, f"{name}.nii.gz", "test" if other == body else "val" if number >= len(members) - KNOWN else "train"))
+    for split, names in parts.items():
+        first = 0 if split == "train" else (len(names) - slabs) // 2
+        rows += [(name, f"{name}.nii.gz", split) for name in (names if split == "train" else names[first : first + slabs])]
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([("case", "image", "split"), *rows])
 
@@ -69,12 +65,13 @@ def main() -> None:
     names = write_slabs(options.data, source)
     training = Training(steps=options.steps, batch=4, learning_rate=1.5e-3, other_learning_rate=1e-3, warm_up=50, final=0.03)
     found: dict[str, dict[str, float]] = {}
-    for body in BODIES:
-        write_table(source / f"{body}.csv", names, body, options.slabs)
+    for number, body in enumerate(BODIES):
+        learnt, calibrated = (list(BODIES)[(number + step) % len(BODIES)] for step in (1, 2))
+        write_table(source / f"{body}.csv", {"train": names[learnt], "val": names[calibrated], "test": names[body]}, options.slabs)
         root = options.out / body
         prepare(source / f"{body}.csv", root / "cohort", modality="CT", spacing=(3.0, 3.0, 3.0), window=(-1000.0, 1000.0))
         train_restorer(root / "cohort", root / "restorer", training=training)
-        print(f"\n== {body}")
+        print(f"\n== {body}: restorer of {learnt}, calibrated on {calibrated}")
         folders = [word for name in ("cohort", "restorer") for word in (f"--{name}", str(root / name))]
         counts = ["--patients", str(options.slabs), "--draws", str(options.draws)]
         found[body] = reconstruction.main([*folders, "--out", str(root / "bench"), *counts, "--tasks", *TASKS])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from medldm.errors import OutOfSpace, UserError
 from medldm.explain import explain, nearest, shorten
@@ -133,7 +133,7 @@ def arguments_of(name: str, options: list[str]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError("The file given as --config is not text.", "Give a YAML file; --print_config prints one.") from error
     except ArgumentError as error:
-        raise UserError(explain(str(error), parser.get_defaults().keys())) from error
+        raise UserError(explain(str(error), parser.get_defaults().keys(), get_type_hints(load(name)))) from error
     except ValueError as error:
         raise _said_by(error) from error
     return {key: value for key, value in given.items() if key not in ("config", "command")}

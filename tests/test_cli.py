@@ -167,17 +167,29 @@ def test_what_a_step_says_of_its_settings_arrives(capsys, tmp_path, step, named)
 
 @pytest.mark.parametrize(("option", "value", "said"), [
     ("adversarial.wieght", "3", "adversarial: Option 'wieght' is not accepted. Did you mean 'weight'?"),
-    ("adversarial.weight", "much", "adversarial.weight: Expected a float. Got value: much."),
+    ("adversarial.weight", "much", "adversarial.weight: Expected a number. Got value: much."),
     ("adversarial", "true", "adversarial: Expected settings of medldm.models.adversarial.Adversarial, each with its name."),
     ("perceptual.weight", "1", "perceptual: the following arguments are required: network."),
-    ("whole_from", "late", "whole_from: Expected a float. Got value: late."),
-    ("crop", "[8, 8]", "crop: Expected a tuple with 3 elements. Got value: [8, 8]."),
-    ("model", "Quantised", "model: Expected the path of a class, such as package.module.Class, not Quantised."),
+    ("whole_from", "late", "whole_from: Expected a number. Got value: late."),
+    ("crop", "[8, 8]", "crop: Expected 3 values in brackets, such as [1, 2, 3]. Got value: [8, 8]."),
+    ("model", "Quantised", "model: Expected LeanAutoencoder, QuantizedAutoencoder, MonaiAutoencoder or the path of a class, "
+     "such as package.module.Class, not Quantised."),
     ("loss.ssmi", "1", "unrecognized arguments: --loss.ssmi 1. Did you mean 'loss.ssim'?"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_setting_is_said_without_the_types_it_was_tried_as(capsys, tmp_path, option, value, said):
     assert cli.main(["train-autoencoder", "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), f"--{option}", value]) == 2
     assert capsys.readouterr().err == f"medldm train-autoencoder: {said}\n"
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    (["--private", "foo"], "private: Expected a list, such as [first, second]. Got value: foo."),
+    (["--pixels", "blank"], "pixels: Expected refuse or accept or a list, such as [first, second]. Got value: blank."),
+    (["--pixels", "[[1, 2]]"], "pixels: Expected refuse or accept or 4 values in brackets, such as [1, 2, 3, 4]. Got value: [[1, 2]]."),
+    (["--dates", "never"], "dates: Expected shift or remove. Got value: never."),
+])  # fmt: skip
+def test_a_value_of_another_type_is_told_what_one_looks_like(capsys, tmp_path, option, said):
+    assert cli.main(["anonymize", "--source", str(tmp_path), "--out", str(tmp_path / "out"), *option]) == 2
+    assert capsys.readouterr().err == f"medldm anonymize: {said}\n"
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
