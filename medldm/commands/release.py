@@ -135,6 +135,7 @@ def _released(
     manifest = {
         "schema": SCHEMA, "id": name.hex(), "case": case.case, "synthetic": True, "created": time.strftime("%Y-%m-%d", time.gmtime()),
         "content": {role: content_digest(_stored(volume)) for role, (_, volume) in files.items()} | _as_dicom(image),
+        "labels": {str(value): structure for value, structure in source.labels.items()} if case.label else {},
         "model": {"weights": weights, "training": source.parents.get("cohort", "")}, "seed": [seed, index],
         "conditions": {key: str(value) for key, value in case.covariates.items() if value is not None},
         "mark": {"kind": "image", "psnr": str(mark.psnr), "band": [str(f) for f in mark.band]} if mark else None,

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import track
 
 from medldm.cohort import Cohort
-from medldm.data.dicom.alone import private_texts, read_alone
+from medldm.data.dicom.alone import private_texts, read_alone, segment_names
 from medldm.data.dicom.headers import is_dicom, read_header
+from medldm.data.dicom.synthetic import short_text
 from medldm.diffusion.model import load_diffusion
 from medldm.errors import UserError
 from medldm.metrics.base import Images
@@ -98,8 +99,13 @@ def verdict(file: Path, trusted: list[bytes]) -> Verdict:
     if not is_dicom(file):
         return verdict_of(file, trusted)
     found = judge(among(private_texts(file)), partial(read_alone, file), trusted)
-    if found.manifest and found.manifest["synthetic"] and not read_header(file).synthetic:
+    signed = found.manifest or {}
+    if signed.get("synthetic") and not read_header(file).synthetic:
         return replace(found, state="tampered", reason="The header does not say any more that it is synthetic.")
+    if found.role == "label" and "labels" in signed:
+        names = {value: (short_text(name),) * 2 for value, name in signed["labels"].items()}
+        if segment_names(file) != names:
+            return replace(found, state="tampered", reason="Its segments have other names than those that were signed.")
     return found
 
 

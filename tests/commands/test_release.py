@@ -206,6 +206,21 @@ def test_a_changed_byte_of_a_dicom_file_is_told(released, dicom, tmp_path):
         assert verdict(file, keys).state == "metadata_missing"
 
 
+@pytest.mark.parametrize("where", ["label", "code", "gone"])
+def test_segments_with_other_names_are_told(released, dicom, tmp_path, where):
+    data, file = dcmread(dicom / released.cases[0].case / "label.dcm"), tmp_path / "label.dcm"
+    segment = data.SegmentSequence[0]
+    if where == "label":
+        segment.SegmentLabel = "other"
+    elif where == "code":
+        segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "other"
+    else:
+        del segment.SegmentLabel
+    data.save_as(file)
+    found = verdict(file, [public_key(released.root / "signer.pub")])
+    assert (found.state, found.reason) == ("tampered", "Its segments have other names than those that were signed.")
+
+
 def test_without_its_manifest_a_dicom_file_is_told_by_its_watermark(released, dicom, small, tmp_path, capsys):
     data = dcmread(dicom / released.cases[1].case / "image.dcm")
     data.remove_private_tags()
