@@ -1,6 +1,6 @@
 """Whether surrogates can be linked to the patients in whose place they stand, and what is left of the use of the data.
 
-    python benchmarks/identity.py --cohort C --run DIFFUSION --out out/identity [--count 60] [--first .92] [--group 10]
+    python benchmarks/identity.py --cohort C --run DIFFUSION --out out/identity [--count 60] [--first .92] [--group 10] [--likeness .05]
 
 Before: copies of the cases as a second scan would give them (other noise, bias field, position by up to 5 degrees and 2 voxels) are linked to
 them. After: surrogates of the same cases are. Each figure is that of the strongest of three attacks: details after alignment, wavelet
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--group", type=int, default=10)
     parser.add_argument("--first", type=float, default=0.92)
+    parser.add_argument("--likeness", type=float, default=0.05)
     options = parser.parse_args()
     real = Cohort.load(options.cohort).split("train")
     cases = tuple(sorted({case.person: case for case in real}.values(), key=lambda case: case.case)[: options.count])
@@ -89,7 +90,7 @@ def main() -> None:
     gallery = Images(real.where(lambda case: case.case in names))
     before = told("scanned again", attacks(gallery, Images(again(gallery.cohort, options.out / "again")), np.arange(len(gallery))))
     links = options.out / "links.csv"
-    made = surrogate(options.cohort, options.run, options.out / "surrogates", Disguise(options.group, options.first), names, links)
+    made = surrogate(options.cohort, options.run, options.out / "surrogates", Disguise(options.group, options.first, likeness=options.likeness), names, links)
     found = dict(line.split(",") for line in links.read_text().splitlines()[1:] if not line.endswith(","))
     probes = Images(made)
     where = {name: case for case, name in found.items()}

@@ -111,8 +111,25 @@ class CopySearch:
         pairs = [(int(looked_at[place // len(REFLECTIONS)]), place % len(REFLECTIONS)) for place in first]
         starts = [self._aligned(fine, *pair, coarse.start[pair], BRIEFLY) for pair in pairs]
         finalists = sorted(starts, key=lambda found: found[0])[-FINALISTS:]
-        ends = [self._aligned(fine, case, way, place, EVALUATIONS) for _, case, way, place in finalists]
-        similarity, case, way, place = max(ends, key=lambda found: found[0])
+        return self._match(max((self._aligned(fine, *found[1:], EVALUATIONS) for found in finalists), key=lambda found: found[0]))
+
+    def unmirrored(self, image: np.ndarray, spacing: Sequence[float], match: Match) -> Match:
+        """A match of `nearest`, or a better one of the same case in another reflection.
+
+        What is nearly its own mirror image, such as a head, is mirrored by a search at times. The case is the right one then, and the pose is not.
+        """
+        fine, pose = self._details(image, spacing, FINE), match.pose
+        tried = []
+        for way, signs in enumerate(REFLECTIONS):
+            turn = np.multiply(signs, pose.signs)  # what it takes from the one reflection to the other
+            start = np.concatenate([turn * turn.prod() * pose.angles * LEVER, turn * np.array(pose.shift) * FINE / self.side])
+            tried.append(self._aligned(fine, match.index, way, start, BRIEFLY))
+        found = self._match(self._aligned(fine, *max(tried, key=lambda found: found[0])[1:], EVALUATIONS))
+        return max(found, match, key=lambda match: match.similarity)
+
+    def _match(self, found: tuple[float, int, int, np.ndarray]) -> Match:
+        """What `_aligned` found, in millimetres."""
+        similarity, case, way, place = found
         shift = place[3:] * self.side / FINE
         return Match(case, similarity, Pose(REFLECTIONS[way], tuple((place[:3] / LEVER).tolist()), tuple(shift.tolist())))
 

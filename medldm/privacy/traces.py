@@ -59,7 +59,8 @@ class Tracer:
 
     def __call__(self, volume: Volume) -> dict[str, Trace]:
         """What was found in "voxels" and in "noise", as far as either is looked for."""
-        match = self.search.nearest(volume.data[0].numpy(), volume.spacing)
+        shown = volume.data[0].numpy(), volume.spacing
+        match = self.search.unmirrored(*shown, self.search.nearest(*shown))
         original, spacing = self.released.image(match.index), self.released.spacing(match.index)
         moved = [[pose.applied(c.numpy(), volume.spacing, original.shape[1:], spacing) for c in volume.data] for pose in (match.pose, UNMOVED)]
         tried = [*np.array(moved, np.float32), *([volume.data.numpy()] if volume.data.shape == original.shape else [])]

@@ -1,14 +1,17 @@
 """The search for copies on random textures, whose likeness by chance is known to be small."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from medldm.cohort import Case, Cohort
 from medldm.metrics.base import Images
 from medldm.privacy.audit import Audit, copied
-from medldm.privacy.copies import CopySearch, Pose, limit
+from medldm.privacy.copies import CopySearch, Match, Pose, limit
 from medldm.volume import Volume, write_volume
 
 SPACING = (1.0, 1.25, 0.8)
@@ -78,6 +81,27 @@ def test_the_pose_puts_a_copy_back(search):
     inside = (slice(5, -5),) * 3
     assert np.corrcoef(back[inside].ravel(), texture(3)[inside].ravel())[0, 1] > 0.9
     assert np.corrcoef(moved[inside].ravel(), texture(3)[inside].ravel())[0, 1] < 0.8
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_is_nearly_its_own_mirror_image_is_put_back_unmirrored(tmp_path, axis):
+    """From the pose of a search that took the wrong reflection, turned and shifted as the mirror image would be."""
+    other, detail = np.flip(texture(1), axis), 0.4 * texture(2)
+    image = (texture(1) + other + detail).astype(np.float32)
+    write_volume(tmp_path / "x.nii.gz", Volume(torch.from_numpy(image)[None], np.eye(4)))
+    search = CopySearch(Images(Cohort(tmp_path, (Case("x", "x", "train", "x.nii.gz", shape=image.shape, spacing=(1.0,) * 3),))))
+    right = Pose((1, 1, 1), (0.03, -0.02, 0.04), (3.0, -2.0, 2.5))
+    back = Rotation.from_euler("xyz", right.angles).inv()
+    undone = Pose((1, 1, 1), tuple(back.as_euler("xyz")), tuple(-back.apply(right.shift)))
+    moved = undone.applied(image, (1.0,) * 3, image.shape, (1.0,) * 3)
+    turn = np.where(np.arange(3) == axis, -1, 1)
+    wrong = Match(0, 0.5, Pose(tuple(turn.tolist()), tuple(-turn * right.angles), tuple(turn * right.shift)))
+    found = search.unmirrored(moved, (1.0,) * 3, wrong)
+    assert found.pose.signs == (1, 1, 1) and found.similarity > 0.95
+    np.testing.assert_allclose(found.pose.shift, right.shift, atol=0.3)
+    np.testing.assert_allclose(found.pose.angles, right.angles, atol=0.02)
+    better = replace(wrong, similarity=1.0)
+    assert search.unmirrored(moved, (1.0,) * 3, better) == better
 
 
 def test_a_pose_is_what_it_says():
