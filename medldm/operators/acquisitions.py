@@ -149,6 +149,11 @@ class ThickSlices(Acquisition):
     thickness: float | None = None
     profile: str = "box"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis not in (0, 1, 2) or not 1 <= self.distance < math.inf:
+            raise UserError(f"axis={self.axis}, distance={self.distance}: axis 0, 1 or 2 and a distance of at least 1 voxel were expected.")
+
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`."""
         return thick_slices(shape, self.axis, self.distance, self.thickness, self.profile)
@@ -160,6 +165,11 @@ class LargeVoxels(Acquisition):
 
     noise: float = 0.01
     factors: tuple[float, float, float] = (2.0, 2.0, 2.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(1 <= factor < math.inf for factor in self.factors):
+            raise UserError(f"factors={self.factors}: three numbers of at least 1 were expected.")
 
     def operator(self, shape: Shape3, spacing: tuple[float, float, float], *key: int | str) -> LinearOperator:
         """See `Acquisition`."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medldm.errors import UserError
+
 ROUNDING = 10
 
 
@@ -91,7 +93,10 @@ class Stacked(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `ForwardOperator`."""
-        return torch.cat([part(x).flatten(1) for part in self.parts], dim=1)
+        pieces = [part(x).flatten(1) for part in self.parts]
+        if len({piece.is_complex() for piece in pieces}) > 1:
+            raise UserError("Some of the stacked measurements are complex and others are real.", "Stack those of one kind.")
+        return torch.cat(pieces, dim=1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
@@ -102,8 +107,24 @@ class Stacked(LinearOperator):
         return sum(part.count(piece) for part, piece in zip(self.parts, self._pieces(y), strict=True))
 
     def _pieces(self, y: Tensor) -> list[Tensor]:
+        check_fits(y, [sum(torch.Size(shape).numel() for shape in self.shapes)], "measurements")
         pieces = y.split([torch.Size(shape).numel() for shape in self.shapes], dim=1)
         return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+
+def check_fits(x: Tensor, shape: Sequence[int], what: str) -> None:
+    """Refuse images or measurements of another shape: some of these would be broadcast, and give a wrong answer without a word.
+
+    Args:
+        x: batch.
+        shape: of its members, without B.
+        what: they are, for the message.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise UserError(f"{what} of shape {tuple(x.shape[1:])} were given to an operator whose {what} have shape {tuple(shape)}.")
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medldm.errors import UserError
 from medldm.operators.base import LinearOperator, conjugate_gradients
 from medldm.operators.ct import ParallelCT
 
 SPACE = (-3, -2, -1)
 TINY = 1e-12
 POWER_STEPS = 12
+#: Settings of methods, and the least that each may be.
+LEAST = {"weight": 0.0, "noise": 0.0, "level": 0.0, "penalty": 0.0, "iterations": 1, "products": 1, "turns": 1}
 
 
 @dataclass(frozen=True)
 class Classical(ABC):
-    """An estimate of images [B C I J K] from measurements."""
+    """An estimate of images [B C I J K] from measurements. UserError where a setting is out of its range."""
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if not least <= getattr(self, name, least) < math.inf:
+                raise UserError(f"{type(self).__name__}: {name}={getattr(self, name)} must be at least {least:g}, and finite.")
 
     @abstractmethod
     def __call__(self, operator: LinearOperator, y: Tensor) -> Tensor:
@@ -83,7 +91,7 @@ class TotalVariation(Classical):
         """See `Classical`."""
         right = operator.adjoint(y)
         eigenvalue = largest_eigenvalue(operator, right)
-        weight, scales = self.weight * eigenvalue, self.scales
+        weight, scales = max(self.weight, TINY) * eigenvalue, self.scales
         x = conjugate_gradients(operator.normal, right, self.products)
         # a penalty at which one shrinking moves gradients by about their own size, whatever the unit of x
         penalty = weight / gradient(x, scales).abs().square().sum(-1).mean().sqrt().clamp(min=TINY)
@@ -225,7 +233,7 @@ class GaussianPrior(Classical):
     Args:
         mean: m [C I J K].
         spectrum: power of x - m at each frequency of the orthonormal transform, not centred [C I J K].
-        noise: s, standard deviation of the noise in y (of real and imaginary part each, where y is complex).
+        noise: s > 0, standard deviation of the noise in y (of real and imaginary part each, where y is complex).
         iterations: of conjugate gradients.
     """
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
+from medldm.operators.base import check_fits
 from medldm.operators.ct import diagonal, outside, positive, radians
 from medldm.operators.opaque import Opaque
 from medldm.optional import require
@@ -45,7 +46,8 @@ class ConeCT(Opaque):
     ):
         super().__init__()
         angles = radians(angles)
-        positive(spacing=min(spacing), bins=bins, rows=rows, pixel=min(pixel))
+        positive(bins=bins, rows=rows, **{f"spacing_{axis}": s for axis, s in zip("ijk", spacing, strict=True)})
+        positive(pixel_across=pixel[0], pixel_along=pixel[1])
         outside(diagonal(shape, spacing) / 2, source, detector)
         if min(shape) < 2:
             raise UserError(f"A cone goes through at least 2 voxels along each axis, not {tuple(shape)}.", "Use FanCT for a single slice.")
@@ -59,14 +61,14 @@ class ConeCT(Opaque):
 
     def there(self, x: Tensor) -> Tensor:
         """See `Opaque`."""
-        if tuple(x.shape[2:]) != self.shape:
-            raise UserError(f"An image of {tuple(x.shape[2:])} voxels was given; this scanner is made for {self.shape}.")
+        check_fits(x, (x.shape[1], *self.shape), "images")
         return self._each(
             x, self.detector_shape, lambda a: self._run("Forward", self._projections(np.zeros(self.detector_shape, a.dtype)), self._volume(a))
         )
 
     def back(self, y: Tensor) -> Tensor:
         """See `Opaque`."""
+        check_fits(y, (y.shape[1], *self.detector_shape), "measurements")
         return self._each(y, self.shape, lambda a: self._run("Back", self._volume(np.zeros(self.shape, a.dtype)), self._projections(a)))
 
     def _each(self, x: Tensor, shape: Shape3, product) -> Tensor:

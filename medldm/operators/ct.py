@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
+from medldm.operators.base import check_fits
 from medldm.operators.opaque import Opaque
 from medldm.types import Shape3
 
@@ -46,12 +47,12 @@ class SliceCT(Opaque):
 
     def there(self, x: Tensor) -> Tensor:
         """See `Opaque`."""
-        if tuple(x.shape[2:]) != self.shape:
-            raise UserError(f"An image of {tuple(x.shape[2:])} voxels was given; this scanner is made for {self.shape}.")
+        check_fits(x, (x.shape[1], *self.shape), "images")
         return self._product(x.flatten(2, 3), "there", self._sizes).unflatten(2, (self.views, self.bins))
 
     def back(self, y: Tensor) -> Tensor:
         """See `Opaque`."""
+        check_fits(y, (y.shape[1], self.views, self.bins, self.shape[2]), "measurements")
         return self._product(y.flatten(2, 3), "back", self._sizes[::-1]).unflatten(2, self.shape[:2])
 
     def _product(self, x: Tensor, name: str, sizes: tuple[int, int]) -> Tensor:
@@ -80,7 +81,7 @@ class ParallelCT(SliceCT):
         self, shape: Shape3, angles: Tensor, spacing: tuple[float, float] = (1.0, 1.0), bins: int | None = None, bin_width: float | None = None
     ):
         angles = radians(angles)
-        positive(spacing=min(spacing), bins=bins, bin_width=bin_width)
+        positive(spacing_i=spacing[0], spacing_j=spacing[1], bins=bins, bin_width=bin_width)
         self.bin_width = bin_width or min(spacing)
         bins = bins or 2 * math.ceil(diagonal(shape, spacing) / self.bin_width / 2) + 1
         offsets = centred(bins, self.bin_width)
@@ -117,7 +118,7 @@ class FanCT(SliceCT):
         bin_width: float | None = None,
     ):
         angles = radians(angles)
-        positive(spacing=min(spacing), bins=bins, bin_width=bin_width)
+        positive(spacing_i=spacing[0], spacing_j=spacing[1], bins=bins, bin_width=bin_width)
         outside(diagonal(shape, spacing) / 2, source, detector)
         self.bin_width = bin_width or min(spacing) * detector / source
         widest = detector * math.tan(math.asin(diagonal(shape, spacing) / 2 / source))
@@ -141,8 +142,8 @@ def radians(angles: Tensor) -> Tensor:
 
 def positive(**values: float | None) -> None:
     """Refuse lengths and counts that are given and not positive."""
-    if wrong := [f"{name}={value}" for name, value in values.items() if value is not None and not value > 0]:
-        raise UserError(f"{', '.join(wrong)} must be positive.")
+    if wrong := [f"{name}={value}" for name, value in values.items() if value is not None and not 0 < value < math.inf]:
+        raise UserError(f"{', '.join(wrong)} must be positive and finite.")
 
 
 def outside(radius: float, source: float, detector: float) -> None:

@@ -78,6 +78,11 @@ class VariableDensity(Mask):
 
     power: float = 3.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.power < math.inf:
+            raise UserError(f"power={self.power} must be at least 0.")
+
     def points(self, plane: tuple[int, ...], block: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """See `Mask`; without replacement, by the largest of log-uniform keys (Efraimidis & Spirakis 2006)."""
         weight = (1 - _radius(plane)).clamp(min=1e-3) ** self.power
@@ -123,6 +128,11 @@ class PoissonDisc(Mask):
     """
 
     slope: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.slope < math.inf:
+            raise UserError(f"slope={self.slope} must be at least 1.")
 
     def points(self, plane: tuple[int, ...], block: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """See `Mask`."""

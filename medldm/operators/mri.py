@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, check_fits
 
 SPACE = (-3, -2, -1)
 
@@ -50,10 +50,12 @@ class CartesianMRI(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `ForwardOperator`."""
+        check_fits(x, (1, *self.mask.shape), "images")
         return kspace(like(self.coils, x) * x) * self.mask
 
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
+        check_fits(y, self.coils.shape, "measurements")
         return (like(self.coils, y).conj() * image_space(y * self.mask)).sum(1, keepdim=True)
 
     def count(self, y: Tensor) -> int:
@@ -79,7 +81,7 @@ def checked_coils(shape: Sequence[int], coils: Tensor | None) -> Tensor:
 def normalised(coils: Tensor) -> bool:
     """True where the squares of coil maps [coils I J K] sum to 1 at each voxel that any coil sees, so that |A x| <= |x|."""
     power = coils.abs().square().sum(0)
-    return bool(((power - 1).abs()[power > 1e-6] < 1e-2).all())
+    return bool(((power - 1).abs()[power > 1e-6 * power.max()] < 1e-2).all())
 
 
 class Phase(LinearOperator):

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from medldm.errors import UserError
+from medldm.operators.base import check_fits
 from medldm.operators.mri import checked_coils, like
 from medldm.operators.opaque import Opaque
 from medldm.optional import require
 from medldm.types import Shape3
 
 LEAST = 3  # voxels along an axis
+TABLE = 2**14  # places between two points at which the kernel is kept: errors of 1e-4 of the largest number; with the 2^10 of the package 1.6e-3
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2  # radians between successive spokes (Winkelmann et al. 2007)
 
 
@@ -46,11 +48,13 @@ class NonCartesianMRI(Opaque):
 
     def there(self, x: Tensor) -> Tensor:
         """See `Opaque`."""
+        check_fits(x, (1, *self.shape), "images")
         transform, _ = self._transforms(x)
         return transform(self._flat(like(self.coils, x) * x), self._turns(x), norm="ortho") * self._unit
 
     def back(self, y: Tensor) -> Tensor:
         """See `Opaque`."""
+        check_fits(y, (len(self.coils), self.trajectory.shape[1]), "measurements")
         _, transform = self._transforms(y)
         found = transform(y, self._turns(y), norm="ortho").reshape(*y.shape[:2], *self.shape)
         return (like(self.coils, y).conj() * found).sum(1, keepdim=True) * self._unit
@@ -71,7 +75,8 @@ class NonCartesianMRI(Opaque):
         """The transform and its adjoint in the precision of x, on its device."""
         if x.dtype not in self.steps:
             kinds = (self.package.KbNufft, self.package.KbNufftAdjoint)
-            self.steps[x.dtype] = tuple(kind(tuple(self.shape[axis] for axis in self.axes), dtype=x.real.dtype) for kind in kinds)
+            sizes = tuple(self.shape[axis] for axis in self.axes)
+            self.steps[x.dtype] = tuple(kind(sizes, table_oversamp=TABLE, dtype=x.real.dtype) for kind in kinds)
         return tuple(step.to(x.device) for step in self.steps[x.dtype])
 
 

@@ -100,7 +100,7 @@ class LowDoseCT(SparseCT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.noise <= 0 or self.photons <= 1 or self.absorption <= 0:
+        if not (self.noise > 0 and 1 < self.photons < math.inf and 0 < self.absorption < math.inf):
             raise UserError(f"noise={self.noise}, photons={self.photons}, absorption={self.absorption} must be positive, photons more than 1.")
 
     @property

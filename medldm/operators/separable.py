@@ -59,7 +59,7 @@ def thick_slices(shape: Shape3, axis: int, distance: float, thickness: float | N
     """
     if axis not in (0, 1, 2):
         raise UserError(f"axis={axis}: 0, 1 or 2 was expected.")
-    return Separable({axis: slice_matrix(shape[axis], distance, thickness or distance, profile)})
+    return Separable({axis: slice_matrix(shape[axis], distance, distance if thickness is None else thickness, profile)})
 
 
 def larger_voxels(shape: Shape3, factors: tuple[float, float, float]) -> Separable:
@@ -68,7 +68,13 @@ def larger_voxels(shape: Shape3, factors: tuple[float, float, float]) -> Separab
 
 
 def blur(shape: Shape3, sigma: tuple[float, float, float]) -> Separable:
-    """A Gaussian point spread of standard deviations `sigma` in voxels along each axis; weights are renormalised at the border."""
+    """A Gaussian point spread of standard deviations `sigma` in voxels along each axis; weights are renormalised at the border.
+
+    Raises:
+        UserError: one is negative or no number.
+    """
+    if not all(0 <= s < math.inf for s in sigma):
+        raise UserError(f"sigma={tuple(sigma)}: three numbers of at least 0 were expected.")
     return Separable({axis: _rows(shape[axis], torch.arange(shape[axis]) + 0.5, s, "sigma") for axis, s in enumerate(sigma) if s > 0})
 
 

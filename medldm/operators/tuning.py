@@ -14,6 +14,7 @@ from medldm.operators.base import LinearOperator
 from medldm.operators.classical import AboveAir, Classical, FilteredBackprojection, Sirt, Tikhonov, TotalVariation, Wavelet
 
 TUNING = 4  # calibration cases that settings are searched on; all of them would take long and hardly move a weight
+MOST = 1000  # of a setting that counts, such as iterations: without noise more always are a little better
 GAIN = 1e-3  # of the error: smaller ones are not worth another step
 
 #: Operator, measurements [1 ...] and the true image [1 C I J K].
@@ -65,12 +66,14 @@ def tune(method: Method, factors: Mapping[str, float], known: Iterable[Known]) -
 
 
 def scaled(method: Method, setting: str, by: float) -> Method:
-    """The method with one setting multiplied; whole numbers stay whole, and at least 1."""
+    """The method with one setting multiplied; whole numbers stay whole, at least 1 and at most `MOST`."""
     name, _, rest = setting.partition(".")
     value = getattr(method, name)
     if rest:
         return replace(method, **{name: scaled(value, rest, by)})
-    return replace(method, **{name: max(1, math.ceil(value * by) if by > 1 else math.floor(value * by)) if isinstance(value, int) else value * by})
+    if isinstance(value, int):
+        return replace(method, **{name: min(max(1, math.ceil(value * by) if by > 1 else math.floor(value * by)), MOST)})
+    return replace(method, **{name: value * by})
 
 
 @torch.inference_mode()

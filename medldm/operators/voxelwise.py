@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.base import LinearOperator
+from medldm.operators.base import LinearOperator, check_fits
 
 
 class Identity(LinearOperator):
@@ -37,10 +37,12 @@ class Inpainting(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """See `ForwardOperator`."""
+        check_fits(x, (x.shape[1], *self.mask.shape), "images")
         return x * self.mask
 
     def adjoint(self, y: Tensor) -> Tensor:
         """See `LinearOperator`."""
+        check_fits(y, (y.shape[1], *self.mask.shape), "measurements")
         return y * self.mask
 
     def count(self, y: Tensor) -> int:

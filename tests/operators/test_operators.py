@@ -16,7 +16,7 @@ from medldm.operators.masks import Equispaced, PoissonDisc, Uniform, VariableDen
 from medldm.operators.mri import CartesianMRI, Phase, coil_maps, image_space, kspace, smooth_phase
 from medldm.operators.noncartesian import NonCartesianMRI, stack_of_stars
 from medldm.operators.separable import Separable, blur, larger_voxels, slice_matrix, thick_slices
-from medldm.operators.voxelwise import Identity, Inpainting, Scale
+from medldm.operators.voxelwise import Identity, Inpainting, Scale, Weight
 from medldm.randomness import keyed
 
 SHAPE = (9, 12, 7)
@@ -44,6 +44,7 @@ OPERATORS = {
     "missing": Inpainting(MASK),
     "identity": Identity(),
     "scaled ct of a blur": ParallelCT(SHAPE, ANGLES) @ Scale(0.02) @ blur(SHAPE, (1, 1, 1)),
+    "weighted": Weight(torch.rand(SHAPE, generator=keyed("weight"))) @ blur(SHAPE, (1, 1, 1)),
     "two stacks of slices": Stacked([thick_slices(SHAPE, 0, 3), thick_slices(SHAPE, 1, 4)], [(1, 3, 12, 7), (1, 9, 3, 7)]),
 }
 COMPLEX = ["fourier", "coils"]
@@ -210,7 +211,19 @@ def test_density_falls_from_the_centre_and_discs_keep_their_distance():
         (lambda: FanCT(SHAPE, ANGLES, 5.0, 31.0), "diagonal"),
         (lambda: FanCT(SHAPE, ANGLES, 20.0, 19.0), "diagonal"),
         (lambda: FromPhysics(object()), "A_adjoint"),
-        (lambda: ParallelCT(SHAPE, ANGLES)(torch.zeros(1, 1, 9, 9, 7)), "made for"),
+        (lambda: ParallelCT(SHAPE, ANGLES)(torch.zeros(1, 1, 9, 9, 7)), "whose images have shape"),
+        (lambda: ParallelCT(SHAPE, ANGLES, (1.0, float("nan"))), "positive and finite"),
+        (lambda: ParallelCT(SHAPE, ANGLES).adjoint(ParallelCT(SHAPE, ANGLES)(torch.zeros(1, 1, *SHAPE)).mT), "whose measurements have shape"),
+        (lambda: CartesianMRI(MASK, COILS).adjoint(torch.zeros(1, 1, *SHAPE, dtype=torch.complex64)), "whose measurements have shape"),
+        (lambda: CartesianMRI(MASK)(torch.zeros(1, 1, *SHAPE[:2], 1, dtype=torch.complex64)), "whose images have shape"),
+        (lambda: CartesianMRI(MASK)(torch.zeros(1, 2, *SHAPE, dtype=torch.complex64)), "whose images have shape"),
+        (lambda: Inpainting(MASK)(torch.zeros(1, 1, *SHAPE[:2], 1)), "whose images have shape"),
+        (lambda: Stacked([Identity(), CartesianMRI(MASK) @ Phase()], [(1, *SHAPE)] * 2)(torch.zeros(1, 1, *SHAPE)), "complex and others are real"),
+        (lambda: blur(SHAPE, (1.0, -1.0, 0.0)), "at least 0"),
+        (lambda: blur(SHAPE, (1.0, float("nan"), 0.0)), "at least 0"),
+        (lambda: thick_slices(SHAPE, 0, 3, thickness=0.0), "thickness=0.0 positive"),
+        (lambda: VariableDensity(power=-1.0), "power"),
+        (lambda: PoissonDisc(slope=-3.0), "slope"),
         (lambda: thick_slices(SHAPE, 0, 12), "do not fit"),
         (lambda: thick_slices(SHAPE, 5, 3), "axis=5"),
         (lambda: thick_slices(SHAPE, 0, 3, profile="sinc"), "box or gauss"),
@@ -298,6 +311,29 @@ def test_a_cartesian_trajectory_is_cartesian():
     for wrong, message in ((torch.full((3, 4), 0.6), "0.6"), (torch.zeros(4, 3), "3 samples"), (torch.full((3, 4), torch.nan), "nan")):
         with pytest.raises(UserError, match=message):
             NonCartesianMRI(SHAPE, wrong)
+
+
+def test_between_the_points_it_is_the_sum_that_it_stands_for():
+    pytest.importorskip("torchkbnufft", reason="torchkbnufft is not installed")
+    trajectory = torch.rand(3, 200, dtype=torch.float64, generator=keyed("places")) - 0.5
+    x = images("coils", 1)
+    places = torch.stack([p.flatten() for p in torch.meshgrid(*[torch.arange(n) - n // 2 for n in SHAPE], indexing="ij")]).double()
+    wave = torch.exp(-2j * torch.pi * (trajectory.T @ places))
+    wanted = torch.einsum("sv,nv->ns", wave, (COILS * x[0]).flatten(1).to(wave)) / math.sqrt(math.prod(SHAPE))
+    assert float((NonCartesianMRI(SHAPE, trajectory, COILS)(x)[0] - wanted).abs().max() / wanted.abs().max()) < 3e-4
+
+
+def test_a_fourier_transform_is_the_one_of_sigpy():
+    sigpy = pytest.importorskip("sigpy", reason="sigpy is not installed")
+    x = complex_noise(1, 1, *SHAPE)
+    every = CartesianMRI(torch.ones(SHAPE, dtype=torch.bool))
+    assert np.allclose(sigpy.linop.FFT((1, *SHAPE), axes=(-3, -2, -1)) * x[0].numpy(), every(x)[0].numpy(), atol=1e-10)
+
+
+def test_maps_of_the_wrong_size_are_told_however_small_they_are():
+    power = COILS.abs().square().sum(0).sqrt()
+    for factor, fits in ((1.0, True), (2.0, False), (1e-2, False), (1e-5, False)):
+        assert CartesianMRI(MASK, factor * COILS / power).normalised == fits
 
 
 def test_sense_is_the_one_of_sigpy():
