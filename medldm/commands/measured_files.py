@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from medldm.commands.measured_ismrmrd import read_ismrmrd
-from medldm.commands.measured_kspace import Raw, check_upright, checked_affine, of_kspace
+from medldm.commands.measured_kspace import Raw, check_upright, checked_affine, checked_shape, of_kspace
 from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, LargeVoxels, MissingBlock, SparseCT, ThickSlices, of_diagonal
@@ -27,6 +27,7 @@ from medldm.volume import read_volume
 ENDINGS = (".npz", ".h5", ".nii", ".nii.gz")
 ROUNDS = 3
 ALIKE = 1.2  # ratio of voxel sizes within which a prior serves
+BESIDE = 0.2  # of the largest line integral: noise is less
 BELOW_AIR = -0.05  # of the largest value: noise is seldom lower, HU are
 
 
@@ -86,6 +87,10 @@ def read(path: Path, acquisition: Acquisition, noise: float | None, anatomy: Ana
             raw = of_kspace(path, arrays, spacing) if "kspace" in arrays else _sinogram(path, arrays, spacing)
         else:
             raw = _image(path, acquisition)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
     if raw.kinds and type(acquisition) not in raw.kinds:
@@ -103,10 +108,10 @@ def read(path: Path, acquisition: Acquisition, noise: float | None, anatomy: Ana
 def _sinogram(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float, float, float]) -> Raw:
     if missing := [key for key in ("sinogram", "angles", "shape") if key not in arrays]:
         raise UserError(f"{path} holds neither kspace nor {' and '.join(missing)}.", "Give kspace, or sinogram, angles and shape.")
+    if np.iscomplexobj(arrays["sinogram"]):
+        raise UserError(f"{path}: the sinogram is complex; line integrals are real.")
     y = torch.from_numpy(np.asarray(arrays["sinogram"], dtype=np.float32))[None, None]
-    if np.shape(arrays["shape"]) != (3,):
-        raise UserError(f"{path}: shape {np.array(arrays['shape']).tolist()} was expected as three numbers, voxels I, J, K.")
-    i, j, k = (int(n) for n in arrays["shape"])
+    i, j, k = checked_shape(path, arrays)
     if not y.any():
         raise UserError(f"{path}: the sinogram holds nothing but zeros.")
     if y.ndim != 5 or y.shape[4] != k or y.shape[2] != len(arrays["angles"]):
@@ -119,12 +124,26 @@ def _sinogram(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
     angles, unit = torch.from_numpy(np.asarray(arrays["angles"], dtype=np.float64)), diagonal((i, j), (sizes[0], sizes[1]))
     across, width = of_diagonal((i, j, k), (sizes[0], sizes[1], sizes[2])), float(arrays["bin_width"]) / unit if "bin_width" in arrays else None
     if "source" not in arrays:
-        return Raw(ParallelCT((i, j, k), angles, across, y.shape[3], width), y, (i, j, k), affine, unit=unit, kinds=(SparseCT,))
+        parallel = ParallelCT((i, j, k), angles, across, y.shape[3], width)
+        return _beside(path, Raw(parallel, y, (i, j, k), affine, unit=unit, kinds=(SparseCT,)))
     if "detector" not in arrays:
         raise UserError(f"{path} names the source and not the detector.", "Give `detector`, millimetres from the source.")
     outside(unit / 2, float(arrays["source"]), float(arrays["detector"]))
     source, detector = (float(arrays[name]) / unit for name in ("source", "detector"))
-    return Raw(FanCT((i, j, k), angles, source, detector, across, y.shape[3], width), y, (i, j, k), affine, unit=unit, kinds=(FanBeamCT,))
+    fan = FanCT((i, j, k), angles, source, detector, across, y.shape[3], width)
+    return _beside(path, Raw(fan, y, (i, j, k), affine, unit=unit, kinds=(FanBeamCT,)))
+
+
+def _beside(path: Path, raw: Raw) -> Raw:
+    """A sinogram whose rays beside the image met nothing.
+
+    Raises:
+        UserError: they have a value, as counts have.
+    """
+    missing = raw.operator(torch.ones(1, 1, *raw.shape)) == 0
+    if missing.any() and float(raw.y[missing].abs().mean()) > BESIDE * float(raw.y.abs().max()):
+        raise UserError(f"{path}: rays beside the image are not 0.", "Give line integrals: minus the logarithm of counts over those in air.")
+    return raw
 
 
 def _image(path: Path, acquisition: Acquisition) -> Raw:
@@ -141,8 +160,12 @@ def _image(path: Path, acquisition: Acquisition) -> Raw:
     if not known.any() or float(y[known].min()) < BELOW_AIR * float(y[known].max()):
         lowest = float(y[known].min()) if known.any() else float("nan")
         raise UserError(f"{path}: its lowest value is {lowest:g}.", "0 was expected where there is no signal; add 1000 to HU.")
+    if not y[known].any():
+        raise UserError(f"{path} holds nothing but zeros.")
     factors = np.ones(3)
     if isinstance(acquisition, MissingBlock):
+        if known.all():
+            raise UserError(f"{path}: no voxel of it is missing.", "Write NaN where the image is to be filled in.")
         return Raw(Inpainting(known[0, 0]), y.nan_to_num(0.0), tuple(y.shape[2:]), affine)
     if isinstance(acquisition, ThickSlices):
         factors[acquisition.axis] = acquisition.distance

@@ -47,6 +47,8 @@ def read_ismrmrd(path: Path) -> dict[str, np.ndarray]:
             header, acquisitions = file[GROUP].header, list(file[GROUP].acquisitions)
     except (OSError, KeyError) as error:
         raise UserError(f"{path} cannot be read as raw data of ISMRMRD ({error}).") from error
+    if not header.encoding:
+        raise UserError(f"{path}: its header tells no encoding.", "Is it raw data of ISMRMRD?")
     encoding = header.encoding[0]
     if encoding.trajectory.value != "cartesian":
         raise UserError(f"{path}: its trajectory is {encoding.trajectory.value}.", "Give kspace, trajectory and shape as npz.")
@@ -104,6 +106,8 @@ def _sorted(path: Path, lines: list, encoding, order: list[int]) -> tuple[np.nda
         z = order.index(line.idx.slice) if slices > 1 else line.idx.kspace_encode_step_2 - middles[1] + size.z // 2
         if not (0 <= x <= size.x - (last - first) and 0 <= y < shape[1] and 0 <= z < shape[2]):
             raise UserError(f"{path}: a line of {last - first} samples at {y}, {z} lies outside of its grid of {shape}.")
+        if line.active_channels != len(kspace):
+            raise UserError(f"{path}: its lines are of {len(kspace)} coils and of {line.active_channels}.", "Save each to a file of its own.")
         kspace[:, x : x + last - first, y, z] += line.data[:, first:last]
         times[x : x + last - first, y, z] += 1
     kspace /= np.maximum(times, 1)

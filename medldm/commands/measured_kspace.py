@@ -1,5 +1,6 @@
 """K-space of a file as a measurement: which points were measured, coil maps, phase, noise, and which way the body lies."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from medldm.operators.scanners import RadialMRI
 from medldm.types import Shape3
 
 RAYLEIGH_MEDIAN = 1.1774  # of |e|, e complex with standard deviation 1 of real and imaginary part
+MOST_VOXELS = 1 << 30
 OUTER = 0.85  # share of the highest frequency beyond which k-space is taken for noise
 LEAST_BLOCK, MOST_BLOCK = 4, 24  # points along each axis that coil maps are estimated from
+EMPTY = 0.01  # share of measured points that may be exactly 0
 NARROWEST = 4.0  # points on either side of frequency 0 that tell the phase
 
 
@@ -76,11 +79,9 @@ def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
     k = (k[None] if k.ndim == 3 else k).to(torch.complex64)
     if k.ndim != 4:
         raise UserError(f"{path}: kspace is {tuple(k.shape)} {k.dtype}; complex [coils I J K] was expected.")
-    mask = torch.from_numpy(np.asarray(arrays["mask"])).bool() if "mask" in arrays else (k != 0).any(0)
-    if mask.shape != k.shape[1:]:
-        raise UserError(f"{path}: the mask {tuple(mask.shape)} does not fit k-space {tuple(k.shape[1:])}.")
-    if not mask.any():
-        raise UserError(f"{path}: the mask measures nothing.")
+    if maps is not None and maps.shape != k.shape:
+        raise UserError(f"{path}: coils is {tuple(maps.shape)} and kspace {tuple(k.shape)}; a map for each coil was expected.")
+    mask = _mask(path, arrays, k)
     k, mask, maps, affine = upright(k * mask, mask, maps, affine)
     if maps is None and len(k) > 1:
         maps = coil_maps(k[None], calibration(mask))
@@ -89,6 +90,22 @@ def of_kspace(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float
     i, j, n = mask.shape
     phase = smooth_phase(k[None], coils, [max(size / 8, NARROWEST) for size in (i, j, n)])
     return Raw(coils @ Phase(phase), k[None], (i, j, n), affine, mask, kspace_noise(k, mask), kinds=(AcceleratedMRI,))
+
+
+def _mask(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor) -> Tensor:
+    """The points [I J K] that were measured of k-space [coils I J K], as the file says or as its zeros do."""
+    there = (k != 0).any(0)
+    if "mask" not in arrays:
+        return there
+    values = torch.from_numpy(np.asarray(arrays["mask"]))
+    if values.shape != k.shape[1:] or not bool(((values == 0) | (values == 1)).all()):
+        raise UserError(f"{path}: the mask {tuple(values.shape)} was expected as 0 or 1 for each point of k-space {tuple(k.shape[1:])}.")
+    mask = values.bool()
+    if not mask.any():
+        raise UserError(f"{path}: the mask measures nothing.")
+    if (empty := int((mask & ~there).sum())) > EMPTY * int(mask.sum()):
+        raise UserError(f"{path}: {empty} of {int(mask.sum())} points of the mask are 0 in all coils.", "Give the mask of what was measured.")
+    return mask
 
 
 def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tensor | None, affine: np.ndarray) -> Raw:
@@ -101,7 +118,9 @@ def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tens
         )
     if maps is None and len(k) > 1:
         raise UserError(f"{path}: samples of {len(k)} coils need coil maps.", "Give `coils` [coils I J K] in the file.")
-    i, j, n = (int(size) for size in arrays["shape"])
+    i, j, n = checked_shape(path, arrays)
+    if maps is not None and maps.shape != (len(k), i, j, n):
+        raise UserError(f"{path}: coils is {tuple(maps.shape)}; {(len(k), i, j, n)} was expected.")
     operator = NonCartesianMRI((i, j, n), trajectory, maps)
     _check_normalised(path, operator.coils)
     radius = trajectory.abs().amax(0)
@@ -110,6 +129,20 @@ def _samples(path: Path, arrays: Mapping[str, np.ndarray], k: Tensor, maps: Tens
     outer = k[:, radius > OUTER / 2]
     noise = _spread(outer if outer.numel() else k)
     return Raw(operator @ Phase(phase), k[None], (i, j, n), affine, None, noise, kinds=(RadialMRI,))
+
+
+def checked_shape(path: Path, arrays: Mapping[str, np.ndarray]) -> Shape3:
+    """Voxels I, J, K of the image, as a file says.
+
+    Raises:
+        UserError: it says something else, or more than `MOST_VOXELS`.
+    """
+    shape = np.asarray(arrays["shape"])
+    if shape.shape != (3,) or not np.isin(shape.dtype.kind, list("iu")) or shape.min() < 1 or math.prod(shape.tolist()) > MOST_VOXELS:
+        told = shape.tolist() if shape.size < 10 else shape.shape
+        raise UserError(f"{path}: shape {told} was expected as three whole numbers, voxels I, J, K, {MOST_VOXELS} together at most.")
+    i, j, k = shape.tolist()
+    return i, j, k
 
 
 def checked_affine(path: Path, arrays: Mapping[str, np.ndarray], spacing: tuple[float, float, float]) -> np.ndarray:

@@ -14,10 +14,10 @@ from torch import Tensor
 from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
 from medldm.commands.within import device
-from medldm.diffusion.calibrated import FILES, Reconstruction, without_paths
+from medldm.diffusion.calibrated import FILES, Reconstruction, Solved, without_paths
 from medldm.diffusion.model import LatentDiffusion, load_diffusion
 from medldm.diffusion.reconstruction import Measurement
-from medldm.diffusion.restoration import Restoration
+from medldm.diffusion.restoration import Restoration, diverged
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
 from medldm.metrics.base import Images, Score, write_scores
@@ -29,6 +29,7 @@ from medldm.run import Run, load_model
 from medldm.tracking import tracked
 from medldm.volume import Volume, read_volume, write_volume
 
+NEAR = 0.7  # residual over the noise below which the noise is doubted
 UNLIKE = 1.5  # ratio of noise beyond which a calibration is another
 
 
@@ -168,7 +169,7 @@ def _read(paths: list[Path], acquisition: Acquisition, noise: float | None, rest
     for number, path in enumerate(paths, 1):
         found, name = read(path, acquisition, noise, anatomy, restoration.spacing), f"m{number:03d}"
         print(f"{name}: scale {found.scale:.4g}, noise {found.of.noise:.3g} of images in [-1, 1]")
-        if not 1 / UNLIKE < found.of.noise / acquisition.noise < UNLIKE:
+        if not acquisition.noise / UNLIKE <= found.of.noise <= acquisition.noise * UNLIKE:
             print(f"note: the acquisition that calibrates has noise {acquisition.noise:.3g}; set acquisition.noise to what was measured")
         of = replace(found.of, operator=found.of.operator.to(device()), y=found.of.y.to(device()))
         yield Asked(name, name, of, found.affine, None, found.scale)
@@ -193,6 +194,8 @@ def _calibrated(source: Cohort, acquisition: Acquisition, restoration: Restorati
     """Tuned and calibrated on simulated measurements of the split val; what came of it is told."""
     cases = [(one.truth, one.of) for one in _simulated(source.split("val"), acquisition, None, seed)]
     found = Reconstruction.calibrate(cases, acquisition, restoration, model, seed, track)
+    if math.isinf(max(found.usual)):
+        print("note: the split val has one case, which does not say what is usual: no result will be called out of distribution")
     print(f"on the split val, dB: {', '.join(f'{name} {10 * np.log10(4 / error):.2f}' for name, error in found.errors.items())}")
     return found
 
@@ -218,7 +221,19 @@ def _solve(one: Asked, solve: Reconstruction, samples: int, seed: int, root: Pat
     ):
         write_volume(root / f"{path}.nii.gz", Volume(voxels.float(), one.affine))
     truth = None if one.truth is None else one.truth.cpu()
-    return Result(one.name, one.patient, image, std, found.estimates["classical"], truth, one.affine, row, found.trace)
+    return Result(one.name, one.patient, image, std, found.estimates["classical"], truth, one.affine, row, found.trace, doubts(found, one.of.noise))
+
+
+def doubts(found: Solved, noise: float) -> tuple[str, ...]:
+    """What speaks against a result whose measurements had noise of a standard deviation."""
+    away = diverged(found.trace)
+    reasons = {
+        "is of the turn before its turns led away from the measurements": away,
+        "does not explain the measurements": not found.converged and not away,
+        "is nearer to the measurements than their noise: is that less than what was given or estimated?": noise > 0 and found.residual < NEAR,
+        "does not look like the cohort": found.out_of_distribution,
+    }
+    return tuple(reason for reason, there in reasons.items() if there)
 
 
 def _written(root: Path, results: list[Result], acquisition: Acquisition, names: Sequence[str]) -> list[Score]:
@@ -248,7 +263,6 @@ def _tell(results: list[Result], scores: list[Score], root: Path) -> None:
     for score in scores:
         print(f"{score.name:24s} {score.value:9.4f}  [{score.low:.4f}, {score.high:.4f}]  n={score.n} {score.unit}")
     for result in results:
-        if not result.row["converged"] or result.row["out_of_distribution"]:
-            why = "does not explain the measurements" if not result.row["converged"] else "does not look like the cohort"
-            print(f"note: {result.name} {why} (residual {result.row['residual_over_noise']} times the noise)")
+        for doubt in result.doubts:
+            print(f"note: {result.name} {doubt} (residual {result.row['residual_over_noise']} times the noise)")
     print(f"Report: {root / 'report.html'}")

@@ -1,5 +1,6 @@
 """From measurements to an image: several estimates, fused as was best on patients set aside, and how far the result may be off."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from medldm.diffusion.posteriors.fusion import Fusion
 from medldm.diffusion.posteriors.refine import refine
 from medldm.diffusion.posteriors.uncertainty import ErrorModel
 from medldm.diffusion.restoration import Restoration, Restored
+from medldm.errors import UserError
 from medldm.operators.anatomy import stretched
 from medldm.operators.base import LinearOperator, white_noise
 from medldm.operators.classical import Classical, coloured
@@ -31,12 +33,23 @@ class Measurement:
         y: measurements [1 ...].
         noise: their standard deviation, of real and imaginary part each.
         measured: frequencies that were measured [I J K], centred, or None where that is no question of frequencies.
+
+    Raises:
+        UserError: a number is not finite, the noise is negative, measurements do not fit the operator, or their image would be complex.
     """
 
     operator: LinearOperator
     y: Tensor
     noise: float
     measured: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < math.inf:
+            raise UserError(f"noise={self.noise} must be at least 0, and finite.")
+        if not self.y.isfinite().all():
+            raise UserError(f"{int((~self.y.isfinite()).sum())} of {self.y.numel()} measured numbers are not finite.")
+        if self.operator.adjoint(self.y).is_complex():
+            raise UserError("These measurements are of a complex image, and the models know real ones.", "Put `@ Phase(phase)` behind the operator.")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Result:
         affine: voxel to millimetres.
         row: of `reconstruction.csv`.
         trace: residual over the noise after each turn of restorer and measurements.
+        doubts: what speaks against the result, one sentence each.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Result:
     affine: np.ndarray
     row: dict[str, object]
     trace: list[float]
+    doubts: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:

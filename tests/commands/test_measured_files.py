@@ -129,6 +129,9 @@ def test_numbers_that_cannot_be_are_refused(tmp_path):
         ({"kspace": k.real}, "complex numbers"),
         ({"kspace": k[0, 0]}, "complex"),
         ({"coils": k[0]}, "coils is"),
+        ({"coils": ring_of_coils(SHAPE, 3).numpy()}, "a map for each coil"),
+        ({"mask": np.full(SHAPE, np.nan)}, "0 or 1 for each point"),
+        ({"mask": np.ones(SHAPE), "kspace": k * VariableDensity(2.0, 4)(SHAPE, keyed("m")).numpy()}, "points of the mask are 0 in all coils"),
         ({"affine": np.zeros((4, 4))}, "affine"),
         ({"affine": np.diag([2.0, 1.5, 3.0, 1.0])}, "voxels of 2 x 1.5 x 3 mm"),
     ):
@@ -137,6 +140,39 @@ def test_numbers_that_cannot_be_are_refused(tmp_path):
     for noise in (0.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="must be positive"):
             found(saved(tmp_path / "k.npz", kspace=k), MRI, noise)
+
+
+def test_sinograms_that_cannot_be_are_refused(tmp_path):
+    y = CT.operator(SHAPE, SPACING)((body()[None] + 1) * SCALE)[0, 0].numpy()
+    views = {"sinogram": y, "angles": CT.angles.numpy(), "shape": np.array(SHAPE)}
+    for changes, message in (
+        ({"sinogram": y + 1j}, "complex"),
+        ({"sinogram": np.exp(-y / y.max())}, "rays beside the image"),
+        ({"shape": np.array([16, 0, 12])}, "three whole numbers"),
+        ({"shape": np.array([16.0, 20.5, 12.0])}, "three whole numbers"),
+        ({"shape": np.array([1 << 20, 1 << 20, 12])}, "three whole numbers"),
+        ({"angles": np.degrees(CT.angles.numpy())}, "ct.npz: An angle of 174 is more than a turn"),
+    ):
+        with pytest.raises(UserError, match=message):
+            found(saved(tmp_path / "ct.npz", **views | changes), CT)
+
+
+def test_a_trajectory_needs_a_shape_and_a_map_for_each_coil(tmp_path):
+    samples, trajectory = np.ones((2, 40), complex), np.zeros((3, 40))
+    for changes, message in (
+        ({"shape": np.array([16, -20, 12])}, "three whole numbers"),
+        ({"coils": ring_of_coils(SHAPE, 3).numpy()}, r"\(2, 16, 20, 12\) was expected"),
+    ):
+        with pytest.raises(UserError, match=message):
+            arrays = {"kspace": samples, "trajectory": trajectory, "shape": np.array(SHAPE), "coils": ring_of_coils(SHAPE, 2).numpy()}
+            found(saved(tmp_path / "k.npz", **arrays | changes), RadialMRI())
+
+
+def test_an_image_of_which_nothing_or_all_is_known_is_refused(tmp_path):
+    for image, acquisition, message in ((0 * body(), Noisy(), "nothing but zeros"), (body() + 1, MissingBlock(), "no voxel of it is missing")):
+        write_volume(tmp_path / "image.nii.gz", Volume(image, AFFINE))
+        with pytest.raises(UserError, match=message):
+            found(tmp_path / "image.nii.gz", acquisition)
 
 
 def test_a_file_is_measured_as_what_calibrates_it(tmp_path):

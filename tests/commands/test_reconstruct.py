@@ -10,9 +10,9 @@ import torch
 
 from medldm.cohort import Cohort
 from medldm.commands.measured_files import read
-from medldm.commands.reconstruct import reconstruct
+from medldm.commands.reconstruct import doubts, reconstruct
 from medldm.commands.train_restorer import train_restorer
-from medldm.diffusion.calibrated import STRANGE, Reconstruction, highest, strangeness
+from medldm.diffusion.calibrated import STRANGE, Reconstruction, Solved, highest, strangeness
 from medldm.diffusion.reconstruction import Measurement
 from medldm.errors import UserError
 from medldm.files import read_json, write_json
@@ -113,6 +113,20 @@ def test_an_image_of_another_kind_is_told(simulated, restorer, held_out):
     assert solved(-held_out.data, strict).out_of_distribution and solved(held_out.data.flip(3), strict).out_of_distribution
 
 
+def test_what_speaks_against_a_result_is_told():
+    zero = torch.zeros(1, 4, 4, 4)
+    good = Solved(zero, zero, {}, 1.0, [1.2, 1.0], True, False)
+    for changes, noise, said in (
+        ({}, 0.1, ()),
+        ({"residual": 2.0, "converged": False}, 0.1, ("does not explain the measurements",)),
+        ({"residual": 1.0, "converged": False, "trace": [1.0, 5.0]}, 0.1, ("is of the turn before its turns led away from the measurements",)),
+        ({"residual": 0.3}, 0.1, ("is nearer to the measurements than their noise: is that less than what was given or estimated?",)),
+        ({"residual": 1e-5}, 0.0, ()),
+        ({"out_of_distribution": True}, 0.1, ("does not look like the cohort",)),
+    ):
+        assert doubts(replace(good, **changes), noise) == said
+
+
 def test_the_limit_is_exceeded_as_often_as_it_says():
     for n in (3, 10):
         values = torch.randn(20000, n + 1, generator=keyed("limit", n), dtype=torch.float64)
@@ -187,7 +201,7 @@ def test_bad_measurements_are_refused(restorer, held_out, tmp_path):
         ({"kspace": broken, "mask": None}, "not finite"),
         ({"kspace": np.zeros(shape)}, "complex"),
         ({"mask": np.zeros(shape, bool)}, "measures nothing"),
-        ({"mask": np.ones((3, 3, 3), bool)}, "does not fit"),
+        ({"mask": np.ones((3, 3, 3), bool)}, "0 or 1 for each point"),
         ({"kspace": ones, "coils": ones}, "sum to 1"),
         ({"kspace": None}, "neither kspace nor"),
     ):

@@ -16,8 +16,11 @@ from medldm.diffusion.posteriors.refine import refine, residual_ratio
 from medldm.diffusion.process import Cosine, Flow
 from medldm.diffusion.samplers.euler import Euler
 from medldm.diffusion.samplers.renoise import Renoise
+from medldm.models.lean import LeanAutoencoder
+from medldm.models.tiling.plan import Plan
 from medldm.operators.base import LinearOperator, column
-from medldm.randomness import keyed
+from medldm.operators.voxelwise import Identity
+from medldm.randomness import keyed, seeded
 
 LATENT, SIGNAL, NOISE, OFF = 64, 512, 0.05, 0.05
 PROCESSES = [Flow(), Cosine()]
@@ -94,6 +97,17 @@ def test_latent_prox_comes_near_to_the_mode(process, share, limit):
     assert decibels(measured.decode(found), truth) > best - limit
 
 
+def test_a_step_through_slabs_of_the_decoder_is_the_step_through_the_whole():
+    with seeded(0, "decoder"):
+        net = LeanAutoencoder(1, 0, widths=(8,)).double().eval()
+        z = torch.randn(1, net.latent_channels, 7, 3, 5, dtype=torch.float64)
+        y = 0.5 * torch.randn(1, 1, *(net.factor * n for n in z.shape[2:]), dtype=torch.float64)
+    decoders = (net.decode_raw, lambda z: Plan(3, 1).run(net.decoder_layers(), z))
+    whole, slabs = (proximal(Measured(Identity(), decode, y, torch.tensor(100.0)), z, z, 1.0, 4) for decode in decoders)
+    assert float((whole - z).abs().max()) > 0.01
+    assert float((slabs - whole).abs().max()) < 1e-4 * float((whole - z).abs().max())
+
+
 def test_the_mean_of_eight_draws_comes_near_to_the_mode():
     process = Flow()
     for share in (0.35, 0.15):
@@ -119,7 +133,7 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior():
     count, process = 2000, Flow()
     _, measured = problem(0.12, bend=0.0, count=1)
     measured = replace(measured, y=measured.y.expand(count, -1))
-    informed = LatentDaps(seed=3, products=40).inform(white(process), process, measured)
+    informed = LatentDaps(seed=3).inform(white(process), process, measured)
     draws = Renoise(4).sample(informed, process, begin(process, 1.0, count), keyed("renoise"))[..., 0, 0, 0]
     mean, covariance = closed_form(measured)
     variances, axes = torch.linalg.eigh(covariance)

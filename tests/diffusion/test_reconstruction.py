@@ -1,11 +1,14 @@
 """Calibrated fusion of estimates whose errors are known: better than each, consistent with the measurements, and honest about its error."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from medldm.diffusion.posteriors.refine import residual_ratio
 from medldm.diffusion.reconstruction import Calibration, Measurement
 from medldm.diffusion.restoration import Restoration, Restored, diverged
+from medldm.errors import UserError
 from medldm.models.restorer import Restorer
 from medldm.operators.acquisitions import AcceleratedMRI
 from medldm.operators.anatomy import Anatomy
@@ -54,6 +57,21 @@ def test_the_result_is_better_than_each_estimate_and_agrees_with_the_measurement
         assert error < 0.5 * min((estimate - truth).square().mean() for estimate in estimates.values())
         assert 0.7 < float(residual_ratio(of.operator, of.y, image[None], of.noise)) < 1.1
         assert 0.8 < float(((image - truth).abs() < 1.645 * std).float().mean()) < 0.97
+
+
+def test_measurements_that_cannot_be_are_refused():
+    _, of = measured(0)
+    y, whole = of.y.clone(), of.operator.outer
+    y[0, 0, 9, 10, 8] = float("nan")
+    for change, message in (
+        ({"y": y}, "1 of 5760 measured numbers are not finite"),
+        ({"noise": -0.1}, "at least 0"),
+        ({"noise": float("nan")}, "at least 0"),
+        ({"operator": whole}, "complex image"),
+        ({"y": of.y[..., :-1]}, "whose measurements have shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            replace(of, **change)
 
 
 def test_draws_are_as_far_from_the_result_as_the_truth(calibration):

@@ -10,7 +10,7 @@ from medldm.errors import UserError
 from medldm.operators.acquisitions import AcceleratedMRI, SparseCT, ThickSlices
 from medldm.operators.classical import Classical
 from medldm.operators.masks import VariableDensity
-from medldm.operators.tuning import candidates, mean_squared_error, scaled, tune
+from medldm.operators.tuning import MOST, candidates, mean_squared_error, scaled, tune
 from medldm.operators.voxelwise import Identity
 from medldm.randomness import keyed
 
@@ -57,6 +57,15 @@ def test_whole_numbers_stay_whole_and_move():
     assert (
         scaled(Scaled(), "count", 1.3).count == 4 and scaled(Scaled(), "count", 0.9).count == 2 and scaled(Scaled(count=1), "count", 0.5).count == 1
     )
+    assert scaled(Scaled(count=900), "count", 2.0).count == MOST == scaled(Scaled(count=MOST), "count", 2.0).count, "or more would always help"
+
+
+def test_the_search_ends_where_there_is_no_noise():
+    x = torch.rand(1, 1, 8, 9, 2, generator=keyed("x"))
+    operator, y = SparseCT(0.0, views=6).measure(x, (1.0, 1.0, 1.0), 0)
+    method, factors = candidates(SparseCT(0.0), (1.0, 1.0, 1.0))["sirt"]
+    best, error = tune(method, factors, [(operator, y, x)])
+    assert best.method.iterations <= MOST and error < mean_squared_error(method, [(operator, y, x)])
 
 
 def test_without_cases_nothing_can_be_tuned():

@@ -24,13 +24,14 @@ class LatentDaps(Posterior):
     Args:
         seed: of the draws.
         strength: of v_t; 1 is right for white latents.
-        products: conjugate gradient products per Gauss-Newton step.
+        products: conjugate gradient products per Gauss-Newton step; too few make draws too much alike (8 lose 6 % of the variance in the toy of the
+            tests).
         rounds: Gauss-Newton steps per draw.
     """
 
     seed: int = 0
     strength: float = 1.0
-    products: int = 8
+    products: int = 40
     rounds: int = 1
 
     def inform(self, denoise: Denoise, process: Process, measured: Measured, start: Tensor | None = None) -> Denoise:

@@ -71,14 +71,13 @@ def proximal(measured: Measured, z: Tensor, centre: Tensor, variance: Tensor | f
 
     with torch.inference_mode(False), torch.no_grad():
         z, centre = z.clone(), centre.clone()
-        with torch.enable_grad():
-            predicted, pull = torch.func.vjp(measured.predict, z)
+        predicted, pull = _pulled(measured, z)
 
         def push(d: Tensor) -> Tensor:
             return torch.func.jvp(measured.predict, (z,), (d,))[1]
 
-        right = pull(target - predicted)[0] + (centre - z) / variance
-        step = conjugate_gradients(lambda d: pull(push(d))[0] + d / variance, right, products)
+        right = pull(target - predicted) + (centre - z) / variance
+        step = conjugate_gradients(lambda d: pull(push(d)) + d / variance, right, products)
         before, best = objective(z, predicted), z
         scale = torch.ones(len(z), *[1] * (z.ndim - 1), dtype=z.dtype, device=z.device)
         for _ in range(HALVINGS):
@@ -91,16 +90,23 @@ def proximal(measured: Measured, z: Tensor, centre: Tensor, variance: Tensor | f
         return best
 
 
+def _pulled(measured: Measured, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What is measured at z, and d -> J* d there; by `autograd`, since `torch.func.vjp` does not know the hooks of the tiled decoder."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        predicted = measured.predict(leaf)
+    return predicted.detach(), lambda d: torch.autograd.grad(predicted, leaf, d, retain_graph=True)[0]
+
+
 def stiffness(measured: Measured, z: Tensor) -> Tensor:
     """The largest eigenvalue of J* J at z, for each member of the batch [B], by power iteration."""
     with torch.inference_mode(False), torch.no_grad():
         z = z.clone()
-        with torch.enable_grad():
-            _, pull = torch.func.vjp(measured.predict, z)
+        _, pull = _pulled(measured, z)
         d = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z).expand_as(z)
         size = z.new_ones(len(z), dtype=torch.float64)
         for _ in range(POWER_STEPS):
             d = d / column(inner(d, d).sqrt().clamp(min=1e-30), d)
-            d = pull(torch.func.jvp(measured.predict, (z,), (d,))[1])[0]
+            d = pull(torch.func.jvp(measured.predict, (z,), (d,))[1])
             size = inner(d, d).sqrt()
         return size

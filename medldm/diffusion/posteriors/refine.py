@@ -9,16 +9,18 @@ from medldm.operators.classical import coloured
 
 HALVINGS = 20
 RANGE = (1e-6, 1e6)  # of the prior's variance relative to that of the noise
+CHANCE, LARGEST = 4.0, 1.1  # standard deviations of the mean square of so much noise; residual over the noise that is never left
 CLOSE = 0.01  # of the residual that is looked for
 
 
 def refine(
-    operator: LinearOperator, y: Tensor, x: Tensor, noise: float, spectrum: Tensor | None = None, iterations: int = 30, exact: int = 200
+    operator: LinearOperator, y: Tensor, x: Tensor, noise: float, spectrum: Tensor | None = None, iterations: int = 30, exact: int = 2000
 ) -> Tensor:
     """argmin |A u - y|^2 / s^2 + |u - x|^2_{P^-1}, with P scaled until the residual is that of the noise (Morozov 1966).
 
     u = x + P A* (A P A* + s^2)^(-1) (y - A x), solved in the image as (P^(1/2) A* A P^(1/2) + s^2) v = P^(1/2) A* (y - A x). An image whose
-    residual is smaller than the noise's already comes back as it is. Without noise the measurements are met exactly, by the nearest image.
+    residual is no larger than chance makes that of the noise comes back as it is: noise would be all that is let in. Without noise the measurements
+    are met exactly, by the nearest image.
 
     Args:
         operator: A.
@@ -40,7 +42,8 @@ def refine(
     right = colour(operator.adjoint(y - operator(x)))
     goal = noise**2 * operator.count(y)
     low, high = (torch.full((len(x),), bound, dtype=torch.float64, device=x.device).log() for bound in RANGE)
-    found, done = x, misfit(operator, y, x) <= goal
+    chance = min(1 + CHANCE * (2 / operator.count(y)) ** 0.5, LARGEST**2)
+    found, done = x, misfit(operator, y, x) <= chance * goal
     for _ in range(HALVINGS):
         if bool(done.all()):
             break
