@@ -26,11 +26,12 @@ from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import FACTORS, Restoration, Restored
 from medldm.files import atomic, read_json, sha256, write_json
-from medldm.machine import tune_allocator
+from medldm.machine import bytes_text, memory_of_process, tune_allocator
 from medldm.metrics.base import Images
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import nmse, psnr, ssim
 from medldm.operators.acquisitions import AcceleratedMRI, Acquisition, MissingBlock, Noisy, SparseCT, ThickSlices
+from medldm.operators.anatomy import stretched
 from medldm.operators.classical import Classical
 from medldm.operators.masks import VariableDensity
 from medldm.operators.mri import coil_maps
@@ -56,6 +57,7 @@ TASKS: dict[str, Acquisition] = {
     "noise": Noisy(0.2),
 }
 QUICK = ("r4", "r8")
+CUBE = (64, 64, 64)
 
 
 @dataclass
@@ -93,6 +95,15 @@ def measured_maps(path: Path, out: Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     np.save(out, coil_maps(k[None], calibration((k != 0).any(0))).numpy())
     return str(out)
+
+
+def cube_seconds(solver: Reconstructor, acquisition: Acquisition, image: torch.Tensor) -> float:
+    """How long the estimates of an image [C I J K] take that is stretched to 64^3."""
+    x = stretched(image, CUBE)[None]
+    operator, y = acquisition.measure(x, (1.0, 1.0, 1.0), "cube")
+    begun = time.perf_counter()
+    solver.estimates(Measurement(operator, y, acquisition.noise, acquisition.measured(operator)))
+    return time.perf_counter() - begun
 
 
 def check_same(path: Path, models: dict[str, str]) -> None:
@@ -172,12 +183,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         known, judged = cases(val, acquisition, 1, len(val)), cases(test, acquisition, options.draws, options.patients)
         methods, restored = tuned(acquisition, known, restoration, root / "tuned.json")
         best = next(iter(methods))
-        make = partial(estimates, solver=Reconstructor(methods[best], restored, latent), methods=methods, model=model)
+        solver = Reconstructor(methods[best], restored, latent)
+        make = partial(estimates, solver=solver, methods=methods, model=model)
         if options.supervised:
             methods["supervised"] = network = Supervised(acquisition, restoration)
             network.fit(Images(cohort.split("train")), options.supervised, root / "supervised.safetensors")
         every = [kept(root / f"{case.key}.npz", partial(make, case)) for case in (*known, *judged)]
         result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration, best).items()}
+        print(f"  64^3: {cube_seconds(solver, acquisition, image_of(test, 0)):.1f} s; at most {bytes_text(memory_of_process('VmHWM'))} of memory so far")
     names = {
         "r4_gain_over_tv": "r4_over_tv",
         "r8_gain_over_tv": "r8_over_tv",

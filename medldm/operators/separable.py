@@ -34,9 +34,13 @@ class Separable(LinearOperator):
         """See `LinearOperator`."""
         return self._along(y, transposed=True)
 
+    def matrix(self, axis: int) -> Tensor:
+        """The matrix of one axis [measured, voxels], float64."""
+        return getattr(self, f"matrix_{axis}")
+
     def _along(self, x: Tensor, transposed: bool) -> Tensor:
         for axis in self.axes:
-            matrix = getattr(self, f"matrix_{axis}").to(x.dtype)
+            matrix = self.matrix(axis).to(x.dtype)
             matrix = matrix.T if transposed else matrix
             if x.shape[2 + axis] != matrix.shape[1]:
                 raise UserError(f"Axis {axis} has {x.shape[2 + axis]} voxels; this measurement takes {matrix.shape[1]}.")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from medldm.errors import UserError
-from medldm.operators.acquisitions import Acquisition, SparseCT
+from medldm.operators.acquisitions import Acquisition, LargeVoxels, SparseCT, ThickSlices
 from medldm.operators.base import LinearOperator
 from medldm.operators.classical import AboveAir, Classical, FilteredBackprojection, Sirt, Tikhonov, TotalVariation, Wavelet
+from medldm.operators.spline import Spline
 
 TUNING = 4  # calibration cases that settings are searched on; all of them would take long and hardly move a weight
 MOST = 1000  # of a setting that counts, such as iterations: without noise more always are a little better
@@ -29,6 +30,8 @@ def candidates(acquisition: Acquisition, spacing: tuple[float, float, float]) ->
         "tv": (TotalVariation(0.004, spacing=spacing), {"weight": 3.0}),
         "wavelet": (Wavelet(), {"weight": 3.0}),
     }
+    if isinstance(acquisition, ThickSlices | LargeVoxels):
+        found["spline"] = (Spline(), {})
     if isinstance(acquisition, SparseCT):
         found["sirt"] = (AboveAir(Sirt(60, lowest=0.0)), {"method.iterations": 2.0})
         if acquisition.filtered:

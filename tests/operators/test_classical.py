@@ -22,7 +22,8 @@ from medldm.operators.classical import (
 from medldm.operators.ct import ParallelCT
 from medldm.operators.masks import VariableDensity
 from medldm.operators.mri import CartesianMRI, Phase
-from medldm.operators.separable import thick_slices
+from medldm.operators.separable import larger_voxels, thick_slices
+from medldm.operators.spline import Spline
 from medldm.operators.voxelwise import Identity
 from medldm.randomness import keyed
 
@@ -126,6 +127,21 @@ def test_sirt_comes_nearer_with_every_iteration():
     operator = ParallelCT((32, 32, 1), ANGLES)
     errors = [float((Sirt(n, lowest=0.0)(operator, operator(image)) - image).norm()) for n in (5, 20, 80)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.3 * float(image.norm())
+
+
+def test_a_spline_returns_what_is_straight_and_comes_near_to_what_is_smooth():
+    """A mean over a slice that lies wholly inside is the value at its middle; a wave of 24 voxels is attenuated by a slice of 4 by 1 - sinc(1/6)."""
+    i, j, k = (torch.arange(n, dtype=torch.float64) for n in (5, 36, 30))
+    straight = (2 * i[:, None, None] - 0.3 * j[None, :, None] + k[None, None, :])[None, None]
+    for shape in ((5, 36, 30), (5, 36, 14), (5, 36, 10)):  # of 3 slices and more, with a rest or none
+        operator, x = thick_slices(shape, 2, 4.0), straight[..., : shape[2]]
+        assert torch.allclose(Spline()(operator, operator(x))[..., 2:-4], x[..., 2:-4], atol=1e-10)
+    wave = torch.cos(2 * math.pi * j / 24)[None, :, None].expand(5, 36, 30)[None, None]
+    boxes = larger_voxels((5, 36, 30), (1.0, 4.0, 3.0))
+    weaker = math.sin(math.pi / 6) / (math.pi / 6)
+    assert float((Spline()(boxes, boxes(wave)) - weaker * wave)[:, :, :, 6:-6].abs().max()) < 0.01
+    with pytest.raises(TypeError, match="slices"):
+        Spline()(Identity(), wave)
 
 
 def test_wavelets_beat_zero_filling():

@@ -84,6 +84,7 @@ def test_every_candidate_can_be_searched_and_does_not_get_worse(acquisition):
     cases = [(operator, acquisition.simulate(operator, x, 0), x)]
     found = candidates(acquisition, (1.0, 1.0, 1.0))
     assert ("fbp" in found) == (isinstance(acquisition, SparseCT) and acquisition.degrees == 180)
+    assert ("spline" in found) == isinstance(acquisition, ThickSlices)
     for method, factors in found.values():
         for setting, factor in factors.items():
             assert scaled(method, setting, factor) != method
