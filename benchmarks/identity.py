@@ -90,7 +90,8 @@ def main() -> None:
     gallery = Images(real.where(lambda case: case.case in names))
     before = told("scanned again", attacks(gallery, Images(again(gallery.cohort, options.out / "again")), np.arange(len(gallery))))
     links = options.out / "links.csv"
-    made = surrogate(options.cohort, options.run, options.out / "surrogates", Disguise(options.group, options.first, likeness=options.likeness), names, links)
+    disguise = Disguise(options.group, options.first, likeness=options.likeness)
+    made = surrogate(options.cohort, options.run, options.out / "surrogates", disguise, names, links)
     found = dict(line.split(",") for line in links.read_text().splitlines()[1:] if not line.endswith(","))
     probes = Images(made)
     where = {name: case for case, name in found.items()}

@@ -26,7 +26,7 @@ from medldm.diffusion.posteriors.uncertainty import trust
 from medldm.diffusion.reconstruction import Calibration, Estimates, Measurement, Reconstructor
 from medldm.diffusion.restoration import FACTORS, Restoration, Restored
 from medldm.files import atomic, read_json, sha256, write_json
-from medldm.machine import bytes_text, memory_of_process, tune_allocator
+from medldm.machine import peak_memory, tune_allocator
 from medldm.metrics.base import Images
 from medldm.metrics.bootstrap import summarise
 from medldm.metrics.paired import nmse, psnr, ssim
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             network.fit(Images(cohort.split("train")), options.supervised, root / "supervised.safetensors")
         every = [kept(root / f"{case.key}.npz", partial(make, case)) for case in (*known, *judged)]
         result |= {f"{task}_{name}": value for name, value in table(task, known, judged, every, restoration, best).items()}
-        print(f"  64^3: {cube_seconds(solver, acquisition, image_of(test, 0)):.1f} s; at most {bytes_text(memory_of_process('VmHWM'))} of memory so far")
+        print(f"  64^3: {cube_seconds(solver, acquisition, image_of(test, 0)):.1f} s; at most {peak_memory()} of memory so far")
     names = {
         "r4_gain_over_tv": "r4_over_tv",
         "r8_gain_over_tv": "r8_over_tv",

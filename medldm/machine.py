@@ -66,6 +66,11 @@ def memory_of_process(word: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(word))
 
 
+def peak_memory() -> str:
+    """How much memory this process has held at most, for people; "an unknown amount" where the system does not tell."""
+    return bytes_text(memory_of_process("VmHWM")) if Path("/proc/self/status").is_file() else "an unknown amount"
+
+
 def bytes_text(count: float) -> str:
     """Bytes for people: "6.01 GiB", or "310 MiB" below one GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

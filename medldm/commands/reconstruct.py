@@ -20,7 +20,7 @@ from medldm.diffusion.reconstruction import Measurement
 from medldm.diffusion.restoration import Restoration, diverged
 from medldm.errors import UserError
 from medldm.files import read_json, sha256, write_csv
-from medldm.machine import bytes_text, memory_of_process
+from medldm.machine import peak_memory
 from medldm.metrics.base import Images, Score, write_scores
 from medldm.operators.acquisitions import Acquisition
 from medldm.operators.anatomy import Anatomy
@@ -266,4 +266,4 @@ def _tell(results: list[Result], scores: list[Score], root: Path) -> None:
     for result in results:
         for doubt in result.doubts:
             print(f"note: {result.name} {doubt} (residual {result.row['residual_over_noise']} times the noise)")
-    print(f"At most {bytes_text(memory_of_process('VmHWM'))} of memory. Report: {root / 'report.html'}")
+    print(f"At most {peak_memory()} of memory. Report: {root / 'report.html'}")
