@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medldm.cohort import Case, Cohort
 from medldm.commands.measured_files import files, read
-from medldm.commands.within import device
+from medldm.commands.within import device, hold_to
 from medldm.diffusion.calibrated import FILES, Reconstruction, Solved, without_paths
 from medldm.diffusion.model import LatentDiffusion, load_diffusion
 from medldm.diffusion.reconstruction import Measurement
@@ -58,6 +58,7 @@ def reconstruct(
     count: int | None = None,
     samples: int = 0,
     seed: int = 0,
+    memory: str | None = None,
 ) -> Cohort:
     """Reconstruct measured images, or held-out images of a cohort from simulated measurements.
 
@@ -77,22 +78,21 @@ def reconstruct(
         count: cases of the split "test" to simulate; all by default.
         samples: images drawn around each result, with errors of the size and smoothness that were measured.
         seed: decides what is simulated and drawn.
+        memory: what the decoder of --run may take beside the weights, such as 8GB; volumes are then computed by slabs, with the same result.
 
     Returns:
         The cohort of results.
     """
-    arguments = {name: value for name, value in locals().items() if name != "out"}
+    arguments = {name: value for name, value in locals().items() if name not in ("out", "memory")}
     source, restoration = Cohort.load(cohort), load_model(restorer)
     _check(source, restoration, samples, calibration is not None, measurements, noise, count)
-    model = None if run is None else _diffusion(run)
-    restoration = restoration.eval().to(device())
+    model, restoration = _diffusion(run, memory), restoration.eval().to(device())
     trained = _trained_on(source, {"restorer": restorer} | ({} if run is None else {"diffusion": run}))
     earlier = None if calibration is None else _calibration(calibration, trained, acquisition, restoration, model)
     found = files(measurements) if measurements is not None else []
     read_too = {"measurements": found, "calibration": [Path(calibration) / name for name in FILES] if calibration is not None else []}
     reads = trained | {name: sha256(*paths) for name, paths in read_too.items() if paths}
-    simulated = _simulated(source.split("test"), acquisition, count, seed)
-    asked = list(_read(found, acquisition, noise, restoration) if found else simulated)
+    asked = list(_read(found, acquisition, noise, restoration) if found else _simulated(source.split("test"), acquisition, count, seed))
     if (claimed := Run.claim(out, "reconstruct", arguments, reads)).finished:
         print(f"{out} is finished already.")
         return Cohort.load(out)
@@ -142,8 +142,14 @@ def _trained_on(source: Cohort, runs: dict[str, Path]) -> dict[str, str]:
     return found
 
 
-def _diffusion(run: Path) -> LatentDiffusion:
-    return load_diffusion(run).eval().to(device())
+def _diffusion(run: Path | None, memory: str | None) -> LatentDiffusion | None:
+    if run is None:
+        if memory is not None:
+            raise UserError("--memory is what the decoder of --run may take; there is no --run.", "Leave it away.")
+        return None
+    model = load_diffusion(run).eval().to(device())
+    hold_to(model.autoencoder, memory, False, decodes=[model.grid])
+    return model
 
 
 def _simulated(cohort: Cohort, acquisition: Acquisition, count: int | None, seed: int) -> Iterator[Asked]:

@@ -113,6 +113,12 @@ def test_an_image_of_another_kind_is_told(simulated, restorer, held_out):
     assert solved(-held_out.data, strict).out_of_distribution and solved(held_out.data.flip(3), strict).out_of_distribution
 
 
+def test_memory_without_a_decoder_is_refused(phantom_cohort, restorer, tmp_path):
+    with pytest.raises(UserError, match="there is no --run"):
+        reconstruct(phantom_cohort.root, restorer, tmp_path / "out", MRI, memory="8GB")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_speaks_against_a_result_is_told():
     zero = torch.zeros(1, 4, 4, 4)
     good = Solved(zero, zero, {}, 1.0, [1.2, 1.0], True, False)
