@@ -1,11 +1,13 @@
 """What many tests need: phantoms, a prepared cohort, the folder of real images."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs belong into no store of a user
 
 
 @pytest.fixture(scope="session")
