@@ -2,7 +2,7 @@
 
     python benchmarks/reconstruction_ct.py --data ../shared/data/ct --out out/reconstruction_ct [--steps 2000] [--slabs 4] [--draws 3]
 
-Three bodies (abdomen, a crop of a chest with contrast medium, a whole chest) at 3 mm, cut across into slabs of 48 mm. Each body takes each part
+Three bodies (abdomen, a crop of a chest with contrast medium, one lung) at 3 mm, cut across into slabs of 48 mm. Each body takes each part
 once: the restorer learns from one, everything is tuned and calibrated on another, which it has not seen, and the third is judged. Three patients
 and other anatomy in each part: this asks whether the result may be trusted to be no worse than the best classical one where the restorer does not
 know the anatomy. Slabs of a body are no independent patients, so that no interval is given.
@@ -46,8 +46,8 @@ def write_table(path: Path, parts: dict[str, list[str]], slabs: int) -> None:
     """The table of a source: part -> names. All slabs for training, the middle ones of a body elsewhere."""
     rows = []
     for split, names in parts.items():
-        first = 0 if split == "train" else (len(names) - slabs) // 2
-        rows += [(name, f"{name}.nii.gz", split) for name in (names if split == "train" else names[first : first + slabs])]
+        kept = names if split == "train" else names[(len(names) - slabs) // 2 :][:slabs]
+        rows += [(name, f"{name}.nii.gz", split) for name in kept]
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([("case", "image", "split"), *rows])
 

@@ -29,7 +29,7 @@ TYPE = re.compile(rf"(?:(?<=Expected )|(?<= or ))a (?:(?P<type>{'|'.join(LOOKS)}
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)': ")
 
 
-def explain(text: str, keys: Iterable[str], hints: Mapping[str, Any] | None = None) -> str:
+def explain(text: str, keys: Iterable[str], hints: Mapping[str, Any]) -> str:
     """What is wrong with which option, and the nearest name if a name is wrong.
 
     Args:
@@ -48,7 +48,7 @@ def explain(text: str, keys: Iterable[str], hints: Mapping[str, Any] | None = No
     text = re.sub(r'Parser key "([^"]+)": (?:Parser key "([^"]+)": )?', lambda m: ".".join(filter(None, m.groups())) + ": ", CLASS.sub("", text))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     text = TYPE.sub(_looks, CHOICE.sub(_either, text))
-    known_here = ", ".join(kinds((hints or {}).get(text.partition(":")[0])))
+    known_here = ", ".join(kinds(hints.get(text.partition(":")[0])))
     kind = f"{known_here} or the path of a class" if known_here else "the path of a class"
     text = text.replace("Expected a dot import path string:", f"Expected {kind}, such as package.module.Class, not")
     wrong = re.search(r"[Oo]ption '([^']+)'|unrecognized arguments: --([^\s=]+)", text)

@@ -138,7 +138,7 @@ def checked_shape(path: Path, arrays: Mapping[str, np.ndarray]) -> Shape3:
         UserError: it says something else, or more than `MOST_VOXELS`.
     """
     shape = np.asarray(arrays["shape"])
-    if shape.shape != (3,) or not np.isin(shape.dtype.kind, list("iu")) or shape.min() < 1 or math.prod(shape.tolist()) > MOST_VOXELS:
+    if shape.shape != (3,) or shape.dtype.kind not in "iu" or shape.min() < 1 or math.prod(shape.tolist()) > MOST_VOXELS:
         told = shape.tolist() if shape.size < 10 else shape.shape
         raise UserError(f"{path}: shape {told} was expected as three whole numbers, voxels I, J, K, {MOST_VOXELS} together at most.")
     i, j, k = shape.tolist()

@@ -58,15 +58,15 @@ def verify(
     files = [file for path in paths for file in _files(Path(path))]
     tracer = _tracer(Path(released), Path(key), run) if released and key else None
     verdicts: dict[Path, Verdict] = {}
-    unreadable: set[Path] = set()
     for file in track(files, "verifying", console=Console(stderr=True), transient=True):
+        readable = True
         try:
             verdicts[file] = verdict(file, trusted)
         except BadVolume as bad:
+            readable = False
             verdicts[file] = Verdict("tampered" if sidecar(file).is_file() else "metadata_missing", f"It cannot be read as a volume ({bad.reason}).")
-            unreadable.add(file)
         print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
-        if tracer and verdicts[file].state != "valid" and file not in unreadable:
+        if tracer and verdicts[file].state != "valid" and readable:
             print("\n".join(f"{'':17} {line}" for line in _traced(tracer, file)))
     if wrong := [file for file in files if verdicts[file].state != "valid"]:
         raise UserError(f"{len(wrong)} of {len(files)} files are not valid.", "" if trusted else "Give --trust NAME.pub of whoever signed.")
@@ -99,12 +99,14 @@ def verdict(file: Path, trusted: list[bytes]) -> Verdict:
     if not is_dicom(file):
         return verdict_of(file, trusted)
     found = judge(among(private_texts(file)), partial(read_alone, file), trusted)
-    signed = found.manifest or {}
-    if signed.get("synthetic") and not read_header(file).synthetic:
+    if not found.manifest:
+        return found
+    signed, header = found.manifest, read_header(file)
+    if signed["synthetic"] and not header.synthetic:
         return replace(found, state="tampered", reason="The header does not say any more that it is synthetic.")
     if found.role == "label" and "labels" in signed:
         names = {value: (short_text(name),) * 2 for value, name in signed["labels"].items()}
-        if segment_names(file) != names:
+        if segment_names(header) != names:
             return replace(found, state="tampered", reason="Its segments have other names than those that were signed.")
     return found
 

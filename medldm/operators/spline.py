@@ -24,11 +24,7 @@ class Spline(Classical):
         """See `Classical`; only of `Separable`."""
         if not isinstance(operator, Separable):
             raise TypeError("A spline goes through slices, or through large voxels.")
-        x = y
-        for axis in operator.axes:
-            matrix = _between(operator.matrix(axis).cpu()).to(x)
-            x = torch.movedim(torch.movedim(x, 2 + axis, -1) @ matrix.T, -1, 2 + axis)
-        return x
+        return Separable({axis: _between(operator.matrix(axis).cpu()) for axis in operator.axes}).to(y.device)(y)
 
 
 def _between(weights: Tensor) -> Tensor:

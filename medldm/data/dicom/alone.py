@@ -59,11 +59,11 @@ def private_texts(path: Path) -> list[bytes]:
     return [(value if isinstance(value, bytes) else str(value).encode()).rstrip(b" \0") for value in found]
 
 
-def segment_names(path: Path) -> dict[str, tuple[str, str]]:
+def segment_names(header: Header) -> dict[str, tuple[str, str]]:
     """Label value -> the label and the meaning of the code of its segment, in a file that `read_alone` reads."""
     return {
         str(_value(item)): (text(item, "SegmentLabel"), text(first(item, "SegmentedPropertyTypeCodeSequence"), "CodeMeaning"))
-        for item in items(read_header(path).data, "SegmentSequence")
+        for item in items(header.data, "SegmentSequence")
     }
 
 

@@ -10,12 +10,11 @@ from medldm.operators.classical import coloured
 HALVINGS = 20
 RANGE = (1e-6, 1e6)  # of the prior's variance relative to that of the noise
 CHANCE, LARGEST = 4.0, 1.1  # standard deviations of the mean square of so much noise; residual over the noise that is never left
+EXACT = 2000  # iterations of conjugate gradients where there is no noise, at most
 CLOSE = 0.01  # of the residual that is looked for
 
 
-def refine(
-    operator: LinearOperator, y: Tensor, x: Tensor, noise: float, spectrum: Tensor | None = None, iterations: int = 30, exact: int = 2000
-) -> Tensor:
+def refine(operator: LinearOperator, y: Tensor, x: Tensor, noise: float, spectrum: Tensor | None = None, iterations: int = 30) -> Tensor:
     """argmin |A u - y|^2 / s^2 + |u - x|^2_{P^-1}, with P scaled until the residual is that of the noise (Morozov 1966).
 
     u = x + P A* (A P A* + s^2)^(-1) (y - A x), solved in the image as (P^(1/2) A* A P^(1/2) + s^2) v = P^(1/2) A* (y - A x). An image whose
@@ -29,7 +28,6 @@ def refine(
         noise: s, standard deviation of y's noise, of real and imaginary part each; 0 for none.
         spectrum: P up to a factor: power of the error of x at each frequency [C I J K], not centred; white by default.
         iterations: of conjugate gradients for each factor that is tried.
-        exact: iterations where there is no noise.
 
     Raises:
         UserError: the noise is negative or no number.
@@ -37,7 +35,7 @@ def refine(
     if not noise >= 0:
         raise UserError(f"noise={noise} must be at least 0.")
     if noise == 0:
-        return x + operator.pseudo_inverse(y - operator(x), exact, 1e-7)
+        return x + operator.pseudo_inverse(y - operator(x), EXACT, 1e-7)
     colour = coloured(torch.ones_like(x[0]) if spectrum is None else (spectrum / spectrum.mean()).sqrt().to(x))
     right = colour(operator.adjoint(y - operator(x)))
     goal = noise**2 * operator.count(y)
