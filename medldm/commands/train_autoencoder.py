@@ -1,10 +1,12 @@
 """Train an autoencoder on a cohort."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from medldm.cohort import Cohort
 from medldm.commands.training_run import train_run
+from medldm.commands.within import device
 from medldm.data.steps.torchio_augment import Augment
 from medldm.errors import UserError
 from medldm.files import sha256
@@ -19,6 +21,7 @@ from medldm.randomness import seeded
 from medldm.run import Run
 from medldm.training.data import Crops, Whole, contrasts, crop_size, images_of, load
 from medldm.training.options import Training
+from medldm.training.volumes import even_volumes
 
 
 def train_autoencoder(
@@ -47,7 +50,7 @@ def train_autoencoder(
         loss: weights of the loss terms.
         training: length, batch, learning rates, precision.
         crop: voxels of a training crop; by default what fits every case, at most 64.
-        with_labels: code image and label map together, so that generated volumes come with labels.
+        with_labels: code image and label map together, so that generated volumes come with labels, structures with their true volumes.
         augment: random changes of the crops beside small ones of brightness and contrast; none by default.
         perceptual: a term of the loss from the features of a network in a local file; none by default.
         adversarial: a term of the loss from discriminators that are trained along; none by default.
@@ -79,7 +82,7 @@ def train_autoencoder(
         return out
     print(f"{_told(network)}, {len(train)} cases, crops of {'x'.join(map(str, size))}, {training.steps} steps of {training.batch}")
     crops = Crops(train, size, training.batch, seed, augment, whole)
-    train_run(run, reads, module, crops, load(val), lambda: network, single_from=whole.first if whole else None)
+    train_run(run, reads, module, crops, load(val), partial(_trained, network, crops, training.steps, seed), single_from=whole and whole.first)
     return out
 
 
@@ -127,6 +130,13 @@ def _whole(whole_from: float | None, steps: int, factor: int) -> Whole | None:
     if first >= steps:
         raise UserError(f"whole_from={whole_from} of {steps} steps leaves no step for whole volumes.", "Set a smaller share, or train longer.")
     return Whole(first, factor)
+
+
+def _trained(network: Autoencoder, crops: Crops, steps: int, seed: int) -> Autoencoder:
+    """The trained network, with its structures at their true volumes; what was only imported stays as it is."""
+    if network.label_count and steps:
+        print(even_volumes(network.to(device()).eval(), crops.volumes, seed))
+    return network
 
 
 def _told(network: Autoencoder) -> str:

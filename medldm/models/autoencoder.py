@@ -80,9 +80,9 @@ class Autoencoder(nn.Module, ABC):
         return []
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """Weight of the layer that makes the voxels, at which adversarial and other terms are balanced."""
-        raise UserError(f"{type(self).__name__} names no last layer to balance terms at.", "Set adversarial.adaptive to false.")
+    def last_layer(self) -> nn.Conv3d:
+        """The convolution that makes the voxels: terms are balanced at its weight, and volumes of structures evened by its bias."""
+        raise UserError(f"{type(self).__name__} names no last layer.", "Name the convolution that makes its voxels, as LeanAutoencoder does.")
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`posterior`, within the budget if there is one.

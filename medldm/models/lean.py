@@ -116,9 +116,9 @@ class LeanAutoencoder(Autoencoder):
         return [p for module in inner for p in module.parameters() if p.ndim > 1]
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> nn.Conv3d:
         """See `Autoencoder.last_layer`."""
-        return self.head.weight
+        return self.head
 
     def residual_blocks(self) -> list[nn.Module]:
         """See `Autoencoder.residual_blocks`."""

@@ -130,9 +130,9 @@ class MonaiAutoencoder(Autoencoder):
         return [p for module in inner for p in module.parameters() if p.ndim > 1]
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> nn.Conv3d:
         """See `Autoencoder.last_layer`."""
-        return self.net.decoder.blocks[-1].conv.weight
+        return self.net.decoder.blocks[-1].conv
 
     def residual_blocks(self) -> list[nn.Module]:
         """See `Autoencoder.residual_blocks`."""

@@ -106,7 +106,7 @@ class QuantizedAutoencoder(Autoencoder):
         return self.body.matrix_parameters()
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> nn.Conv3d:
         """See `Autoencoder.last_layer`."""
         return self.body.last_layer
 

@@ -50,8 +50,8 @@ class AutoencoderTraining(StepTraining):
         self.loss = loss
         self.perceptual = PerceptualTerm(perceptual, seed) if perceptual else None
         self.adversary = AdversarialTerm(adversarial, model.image_channels, crop, seed) if adversarial else None
-        if adversarial and adversarial.adaptive:
-            model.last_layer  # noqa: B018  (a model without one is refused now, not when the contest starts)
+        if model.label_count or (adversarial and adversarial.adaptive):
+            model.last_layer  # noqa: B018  (a model without one is refused now, not when it is wanted)
         self.latest: tuple[Tensor, Tensor] | None = None  # posterior of the last batch
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -87,7 +87,7 @@ class AdversarialTerm(Asked):
         slope = torch.autograd.grad(value, seen, retain_graph=True)[0]
         sound = value.isfinite() & slope.isfinite().all()  # discriminators that have run away are no reason to skip the autoencoder's step
         term = with_gradient(torch.where(sound, value, 0), torch.where(sound, slope, 0), reconstruction)
-        adaptive = balance(others, term, model.last_layer) if self.settings.adaptive else torch.ones_like(term)
+        adaptive = balance(others, term, model.last_layer.weight) if self.settings.adaptive else torch.ones_like(term)
         loss = hinge(real, fake)
         self._watch(loss.detach())
         return {"adversarial": self.settings.weight * adaptive * term, "discriminator": loss, "adaptive_weight": adaptive}

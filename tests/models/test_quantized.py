@@ -188,7 +188,7 @@ def test_the_file_of_a_model_holds_one_whitening_and_the_body_names_its_last_lay
         "latent_mean",
         "latent_std",
     ]
-    assert model.last_layer is model.body.head.weight and model.residual_blocks() == model.body.residual_blocks() != []
+    assert model.last_layer is model.body.head and model.residual_blocks() == model.body.residual_blocks() != []
 
 
 def test_perplexity_and_rate():

@@ -170,9 +170,9 @@ def test_the_last_layer_makes_the_voxels(build):
     model = build(2, 1)
     x = torch.randn(1, 2, 8, 8, 8)
     before = model.decode_raw(model.posterior(model.join(x, torch.zeros(1, 1, 8, 8, 8)))[0])
-    assert len(model.last_layer) == model.out_channels
+    assert model.last_layer.out_channels == model.out_channels
     with torch.no_grad():
-        model.last_layer[0] *= 2
+        model.last_layer.weight[0] *= 2
     changed = (model.decode_raw(model.posterior(model.join(x, torch.zeros(1, 1, 8, 8, 8)))[0]) - before).abs().amax((0, 2, 3, 4))
     assert changed[0] > 0 and (changed[1:] == 0).all()
 
@@ -184,7 +184,7 @@ def test_few_places_are_judged_in_float32():
     for narrow in (False, True):
         module = AutoencoderTraining(autoencoder(), AutoencoderLoss(), OPTIONS, 0, crop, adversarial=Adversarial(start=0, scales=1, layers=3))
         image = torch.randn(2, 1, *crop, generator=keyed("image"))
-        reconstruction = (image * module.model.last_layer.mean() * 50).requires_grad_()
+        reconstruction = (image * module.model.last_layer.weight.mean() * 50).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
             terms = module.adversary(image, reconstruction, (reconstruction - image).abs().mean(), module.model)
         terms["discriminator"].backward()
