@@ -75,12 +75,13 @@ def _looks(found: re.Match[str]) -> str:
 
 
 def kinds(hint: Any) -> list[str]:
-    """Names of the classes of medldm that an option of a type may be."""
-    found = []
+    """Names of the classes of medldm that an option of a type may be, in alphabetical order: which module was imported first does not matter."""
+    found: list[str] = []
     for base in get_args(hint) or (hint,):
-        for child in base.__subclasses__() if inspect.isclass(base) and base.__module__.startswith("medldm.") else ():
-            found += [*([] if inspect.isabstract(child) else [child.__name__]), *kinds(child)]
-    return found
+        if inspect.isclass(base) and base.__module__.startswith("medldm."):
+            for child in filter(lambda child: child.__module__.startswith("medldm."), base.__subclasses__()):
+                found += [*([] if inspect.isabstract(child) else [child.__name__]), *kinds(child)]
+    return sorted(found)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -172,7 +172,7 @@ def test_what_a_step_says_of_its_settings_arrives(capsys, tmp_path, step, named)
     ("perceptual.weight", "1", "perceptual: the following arguments are required: network."),
     ("whole_from", "late", "whole_from: Expected a number. Got value: late."),
     ("crop", "[8, 8]", "crop: Expected 3 values in brackets, such as [1, 2, 3]. Got value: [8, 8]."),
-    ("model", "Quantised", "model: Expected LeanAutoencoder, QuantizedAutoencoder, MonaiAutoencoder or the path of a class, "
+    ("model", "Quantised", "model: Expected LeanAutoencoder, MonaiAutoencoder, QuantizedAutoencoder or the path of a class, "
      "such as package.module.Class, not Quantised."),
     ("loss.ssmi", "1", "unrecognized arguments: --loss.ssmi 1. Did you mean 'loss.ssim'?"),
 ])  # fmt: skip
