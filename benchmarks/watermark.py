@@ -25,7 +25,7 @@ from medldm.cohort import Case, Cohort
 from medldm.metrics.base import Images
 from medldm.models.segmenter import Segmenter
 from medldm.privacy.traces import Tracer
-from medldm.provenance.code import identity, key_of, threshold
+from medldm.provenance.code import identity, key_of
 from medldm.provenance.image_mark import ImageMark
 from medldm.training.data import Crops, crop_size
 from medldm.training.fit import fit
@@ -82,6 +82,12 @@ def half(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return ndimage.zoom(small, np.array(image.shape) / small.shape, order=1, mode="nearest")
 
 
+def resampled(image: np.ndarray, down: Callable[[np.ndarray], np.ndarray], order: int) -> np.ndarray:
+    """Smaller, and back by splines of an order; voxels are boxes that fill the same space before and after."""
+    small = down(image)
+    return ndimage.zoom(small, np.divide(image.shape, small.shape), order=order, mode="nearest", grid_mode=True)
+
+
 def cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """To the box of what is not background, less 2 voxels on each side."""
     inside = ndimage.find_objects((image > -0.9).astype(int))[0]
@@ -96,6 +102,8 @@ IN_PLACE: dict[str, Change] = {
     "noise of 5 %": lambda x, rng: x + rng.normal(0, 0.1, x.shape),
     "blur of 1 voxel": lambda x, rng: ndimage.gaussian_filter(x, 1),
     "half the resolution": half,
+    "half, by means": lambda x, rng: resampled(x, lambda y: ndimage.zoom(y, 0.5, order=1, mode="nearest", grid_mode=True), 1),
+    "half, by splines": lambda x, rng: resampled(x, lambda y: ndimage.zoom(ndimage.gaussian_filter(y, 0.7), 0.5, mode="nearest", grid_mode=True), 3),
     "gamma 0.7 or 1.5": lambda x, rng: ((x + 1) / 2).clip(0, 1) ** rng.choice([0.7, 1.5]),
     "bias field": biased,
     "background zeroed": lambda x, rng: np.where(x < -0.85, -1, x),
@@ -126,7 +134,7 @@ def marked_cohort(root: Path, files: list[Path], spacing: float) -> tuple[Images
 
 def detection(images: Images, names: list[bytes], moved: int) -> dict[str, float]:
     """Change -> share of images whose mark is found."""
-    found, limit = {}, threshold(3 * len(names))
+    found, limit = {}, MARK.limit(3 * len(names))
     for title, change in IN_PLACE.items():
         rng = np.random.default_rng(0)
         scores = [MARK.score(change(images.image(i)[0], rng).astype(np.float32), key_of(SECRET, name), name) for i, name in enumerate(names)]
@@ -163,8 +171,8 @@ def averaging(images: Images, names: list[bytes], plain: list[np.ndarray]) -> No
     image = MARK.embed(plain[-1][box], key_of(SECRET, victim), victim)
     left = MARK.score(image - pattern, key_of(SECRET, victim), victim)
     forged = max(MARK.score(plain[-2][box] + pattern, key_of(SECRET, identity(SECRET, k)), identity(SECRET, k)) for k in range(200))
-    print(f"  averaging {len(marks)} pairs: a mark still scores {left:.1f} after it (limit {threshold(1):.1f})")
-    print(f"  and an unmarked image at most {forged:.1f} with 200 keys (limit {threshold(200):.1f})")
+    print(f"  averaging {len(marks)} pairs: a mark still scores {left:.1f} after it (limit {MARK.limit(1):.1f})")
+    print(f"  and an unmarked image at most {forged:.1f} with 200 keys (limit {MARK.limit(200):.1f})")
 
 
 def volumes_change(files: list[Path], labels: list[Path], root: Path) -> float:
@@ -217,8 +225,8 @@ def main() -> None:
         if title == "hippocampi":
             averaging(images, names, plain)
             wrong = [MARK.score(images.image(0)[0], key_of(b"another" * 5, k.to_bytes(8, "big")), names[0]) for k in range(options.keys)]
-    hits = int((np.array(wrong) > threshold(1)).sum())
-    print(f"  {options.keys} wrong keys score at most {np.max(wrong):.2f} (limit for one {threshold(1):.2f})")
+    hits = int((np.array(wrong) > MARK.limit(1)).sum())
+    print(f"  {options.keys} wrong keys score at most {np.max(wrong):.2f} (limit for one {MARK.limit(1):.2f})")
     labels = [path.parents[1] / "labels" / path.name for path in small[:80]]
     print(f"  volumes of structures, 40 hippocampi: change by {volumes_change(small[:80], labels, options.out):.2%}")
     print(f"RESULT false_hits={hits} worst_detection={worst:.3f} psnr={psnr:.1f}")

@@ -68,7 +68,7 @@ class Tracer:
         if self.mark:
             name, key = list(self.keys.items())[match.index]
             score = max(self.mark.score(image[0], key, name) for image in tried)
-            found["voxels"] = Trace(match.index, score, threshold(3 * len(self.keys)))
+            found["voxels"] = Trace(match.index, score, self.mark.limit(3 * len(self.keys)))
         if self.model:
             found["noise"] = max((self._noise(self.model, image) for image in tried), key=lambda trace: trace.score)
         return found
