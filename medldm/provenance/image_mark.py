@@ -16,7 +16,7 @@ from medldm.provenance.code import CHIPS, PAYLOAD, most_likely, spread, threshol
 
 SHELLS = 16  # of frequencies, in which the strength of a volume is measured
 FOREGROUND = 0.08  # of the range above the lowest value
-WAYS = 8  # in which a key may spread a mark; small volumes bear some of them better than others
+WAYS = 16  # in which a key may spread a mark; small volumes bear some of them better than others
 CLEAR = 10.0  # score at half the resolution with which no further way is tried
 
 
@@ -30,7 +30,7 @@ class ImageMark:
     d = M A^T c (m - b) / (c^T A M A^T c), so that every b_k becomes m (after Malvar & Florencio 2003, improved spread spectrum).
 
     Half the resolution takes most of the band from a volume, and what is left beside the mark differs from way to way of spreading. So a key has
-    8 ways, of which the clearest at half the resolution is taken (informed embedding, Cox, Miller & McKellips 1999), and reading tries all.
+    16 ways, of which the clearest at half the resolution is taken (informed embedding, Cox, Miller & McKellips 1999), and reading tries all.
 
     Args:
         psnr: what the mark costs, in dB of the range of values over the whole volume; m follows from it.
