@@ -13,7 +13,7 @@ from medldm.volume import Volume
 THIN_MM, WIDE_MM = 60.0, 100.0
 # The same where nobody knows how large it is: slices are at most 10 mm apart, and in fewer pixels than these a face is a blur.
 FEW_SLICES, FEW_PIXELS = 6, 16
-SMALL, UNKNOWN = "too small to show one", "not readable as a volume"
+SMALL, UNKNOWN, UNSCALED = "too small to show one", "not readable as a volume", "a head, if its voxels were of another unit of length"
 NO_FACE = (SMALL, "already defaced", "no face found", "cut off", "not a head")
 
 
@@ -22,16 +22,18 @@ class Finding:
     """What a search for a face found in a volume.
 
     Args:
-        status: of `FaceReport`; `SMALL`; or `UNKNOWN`, where the volume could not be judged.
+        status: of `FaceReport`; `SMALL`; `UNKNOWN`, where the volume could not be judged; or `UNSCALED`.
         share: of the head's voxels in the face.
         matrix: mm of the average head -> RAS+ mm, as in `FaceReport`; empty where nothing was registered.
         air: the intensity of air.
+        unit: of the intensities, as they were read.
     """
 
     status: str
     share: float = 0.0
     matrix: tuple[tuple[float, ...], ...] = ()
     air: float = 0.0
+    unit: str = "a.u."
 
     @property
     def face(self) -> bool:
@@ -89,4 +91,4 @@ def look(volume: Volume) -> Finding:
             report = other if other.faceless else report
     except UserError:  # too large; what it says names sizes of one volume
         return Finding(UNKNOWN)
-    return Finding(report.status, report.removed, report.matrix, float(air(volume.data[0], volume.unit).median()))
+    return Finding(report.status, report.removed, report.matrix, float(air(volume.data[0], volume.unit).median()), volume.unit)

@@ -1,6 +1,7 @@
 """Faces in the voxels of NIfTI files: where one is sought, and the stored values that take its place."""
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,17 @@ import torch
 
 from medldm.data.sources import BadCase
 from medldm.privacy.deface import air, region
-from medldm.privacy.faces import SMALL, Finding, look, may_show_face
+from medldm.privacy.faces import SMALL, UNSCALED, Finding, look, may_show_face
 from medldm.volume import Volume
 
 MM = {"meter": 1000.0, "micron": 0.001}
-AIR_HU = -500.0  # no other intensities than those of CT are as low
+AIR_HU = -500.0  # other intensities than those of CT are seldom as low
+OTHER_UNITS, MANY = (10.0, 1000.0), 48  # cm and m that are told as mm; and voxels along an axis of a volume that shows a head so
+BRIGHT, SAME = 0.1, 0.9  # of the range of a volume; and share that two volumes' bright voxels have in common
 
 
 def search(data: bytes) -> Finding:
-    """Look for a face in the first volume of a file that is not the same everywhere.
+    """Look for a face in every volume of a file; of several findings the one that asks for the most caution.
 
     Args:
         data: a NIfTI file, not compressed.
@@ -31,13 +34,45 @@ def search(data: bytes) -> Finding:
         return Finding(SMALL)
     if dtype.kind not in "iufc" or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise BadCase("", "unsupported", "has colours as voxels, or no voxel size, so that it cannot be searched for a face.")
-    if not may_show_face(shape[:3], extent):
-        return Finding(SMALL)
+    if may_show_face(shape[:3], extent):
+        return _most_careful(_look(values, affine) for values in _distinct(image, shape))
+    others = [s for s in OTHER_UNITS if min(shape[:3]) >= MANY and may_show_face(shape[:3], s * extent)]
+    for values, scale in itertools.product(_distinct(image, shape), others):
+        if _look(values, np.diag([scale, scale, scale, 1.0]) @ affine).face:
+            return Finding(UNSCALED)
+    return Finding(SMALL)
+
+
+def _look(values: np.ndarray, affine: np.ndarray) -> Finding:
+    """Look for a face in a volume [I J K]; intensities that would be those of CT and show no head so may be others with an offset."""
+    image = torch.from_numpy(values)[None]
+    if values.min() > AIR_HU:
+        return look(Volume(image, affine))
+    found = look(Volume(image, affine, "HU"))
+    other = found if found.status not in ("not a head", "poor registration") else look(Volume(image, affine))
+    return other if other.face else found
+
+
+def _distinct(image: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The volumes [I J K] of a file, but for those that are the same everywhere, or as bright in the same places as one before: time series."""
+    seen: list[np.ndarray] = []
     for index in itertools.product(*map(range, shape[3:])):
         values = _sound(np.asanyarray(image.dataobj[(..., *index)]).reshape(shape[:3]))
-        if np.ptp(values) > 0:
-            return look(Volume(torch.from_numpy(values)[None], affine, _unit(values)))
-    return Finding("not a head")
+        low, high = float(values.min()), float(np.percentile(values, 99))
+        bright = values > low + BRIGHT * (high - low)
+        if float(values.max()) > low and not any((bright & other).sum() > SAME * (bright | other).sum() for other in seen):
+            seen.append(bright)
+            yield values
+
+
+def _most_careful(findings: Iterable[Finding]) -> Finding:
+    """The first face, else the first doubt, else the first of all."""
+    found = []
+    for finding in findings:
+        if finding.face:
+            return finding
+        found.append(finding)
+    return min(found, key=lambda finding: not finding.doubt, default=Finding("not a head"))
 
 
 def without_face(data: bytes, finding: Finding) -> bytes:
@@ -55,7 +90,7 @@ def without_face(data: bytes, finding: Finding) -> bytes:
     mask = region(shape[:3], affine, np.array(finding.matrix))
     for n in range(stored.shape[3]):
         values = _sound(stored[..., n] * image.dataobj.slope + image.dataobj.inter)
-        fill = (float(air(torch.from_numpy(values), _unit(values)).median()) - image.dataobj.inter) / image.dataobj.slope
+        fill = (float(air(torch.from_numpy(values), finding.unit).median()) - image.dataobj.inter) / image.dataobj.slope
         if dtype.kind in "iu":
             fill = int(np.clip(np.rint(fill), np.iinfo(dtype).min, np.iinfo(dtype).max))
         stored[..., n][mask] = fill
@@ -86,7 +121,3 @@ def _sound(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(result)
     result[~finite] = result[finite].min() if finite.any() else 0.0
     return result
-
-
-def _unit(values: np.ndarray) -> str:
-    return "HU" if values.min() <= AIR_HU else "a.u."

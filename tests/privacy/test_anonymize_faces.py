@@ -19,9 +19,11 @@ from scipy import ndimage
 from medldm.commands.anonymize import anonymize
 from medldm.errors import UserError
 from medldm.privacy import stacks
-from medldm.privacy.faces import Finding, look, may_show_face
+from medldm.privacy.faces import UNSCALED, Finding, look, may_show_face
 from medldm.privacy.head_template import in_face
+from medldm.privacy.nifti import find_face
 from medldm.privacy.slices import slices_of
+from medldm.privacy.voxels import without_face
 from medldm.volume import Volume
 
 FACE = Finding("removed", 0.146, tuple(map(tuple, MATRIX.tolist())), air=9.0)
@@ -407,3 +409,44 @@ def test_a_real_tilted_ct_with_two_gaps_loses_its_face(shared_data, tmp_path):
     assert share[:8].min() > 0.1 and share[-12:].max() == 0  # the vertex keeps its bits
     (fill,) = {int(v) for z, c in zip(sorted(after), changed, strict=True) for v in np.unique(after[z].pixel_array[c])}
     assert -1010 < fill * float(before[z0 := min(before)].RescaleSlope) + float(before[z0].RescaleIntercept) < -980
+
+
+def forms() -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
+    """A head in forms that hide it from a search of the first volume in mm, and what is found in each."""
+    plain = head(MATRIX)
+    image, affine = plain.data[0].numpy(), plain.affine
+    brain = np.where(truth(affine, image.shape), image.min(), image)
+    brain[~ndimage.binary_erosion(image > image.min() + 0.2 * np.ptp(image), iterations=5)] = image.min()
+    offset = (image - image.min()) / np.ptp(image) * 4000 - 32768
+    metres = np.diag([0.001, 0.001, 0.001, 1.0]) @ affine
+    return {
+        "the second volume": (np.stack([brain, image], -1), affine, "removed"),
+        "lowest values": (offset.astype(np.int16), affine, "removed"),
+        "metres": (image, metres, UNSCALED),
+    }
+
+
+@pytest.mark.parametrize("form", ["the second volume", "lowest values", "metres"])
+def test_faces_that_lie_where_few_would_look_are_found(tmp_path, form):
+    voxels, affine, status = forms()[form]
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "x.nii.gz")
+    finding = find_face(tmp_path / "x.nii.gz")[0]
+    assert finding.status == status and finding.refusal(remove=False)
+    assert bool(finding.refusal(remove=True)) == (status == UNSCALED)
+    if finding.face:
+        after = nibabel.Nifti1Image.from_bytes(without_face(nibabel.load(tmp_path / "x.nii.gz").to_bytes(), finding)).get_fdata()
+        face = deep(truth(affine, voxels.shape[:3]), 2)
+        last, before = (x.reshape(*voxels.shape[:3], -1)[..., -1] for x in (after, voxels.astype(float)))
+        assert (last != before)[face].mean() > 0.5 and last[face].max() < np.percentile(before, 75)
+
+
+def test_volumes_of_a_time_series_are_searched_once_and_others_each(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("medldm.privacy.voxels.look", lambda volume: seen.append(volume) or Finding("no face found"))
+    rng = np.random.default_rng(0)
+    series = coarse().data[0].numpy()[..., None] + rng.normal(0, 0.5, (*FEW, 6))
+    series[..., 3] = 0
+    series[:13, ..., 5] = series.min()
+    nibabel.save(nibabel.Nifti1Image(series.astype(np.float32), COARSE), tmp_path / "x.nii.gz")
+    assert find_face(tmp_path / "x.nii.gz") == (Finding("no face found"),)
+    assert len(seen) == 2
