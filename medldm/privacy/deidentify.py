@@ -19,6 +19,7 @@ PIXELS = 0x7FE0
 BYTES = ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
 STRINGS = ("LO", "SH", "ST", "LT", "UT", "UC")
 CODES = ("CS", "AE", "AS", "UR", "PN", "UI")
+PRINTABLE = re.compile(rb"[ -~]{3,}")
 TEXTS = (*STRINGS, "CS", "AE", "UR", "PN")
 #: What a private attribute may be to be kept.
 PLAIN = ("CS", "DS", "IS", "FD", "FL", "US", "SS", "UL", "SL", "OB", "UN")
@@ -186,6 +187,10 @@ class Deidentifier:
             return False
         if isinstance(value, bytes) and (vr in BYTES or tag.is_private) and self.known.in_bytes(value):
             return True  # in numbers and texts, such traces are left to the search of the whole file, which refuses it
+        if isinstance(value, bytes) and vr in ("OB", "UN") and any(self.known.in_text(run.decode("ascii")) for run in PRINTABLE.findall(value)):
+            return True
+        if tag.is_private and vr in ("FD", "FL") and any(self.known.in_number(f"{float(x):.15g}") for x in _texts(dataset[tag])):
+            return True
         if vr in (*STRINGS, "CS", "AE", "AS", "UR", "PN") or (tag.is_private and vr == "UN"):
             readings = [*_texts(dataset[tag]), *([value.decode("utf-8", "ignore"), value.decode("latin-1")] if isinstance(value, bytes) else [])]
             return any(self.known.in_text(text, vr in ("CS", "AS")) for text in readings if text != DUMMY)

@@ -1,57 +1,25 @@
 """Traces of a person: what files say of them, as words, strings and bytes to look for in what is left."""
 
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from functools import cached_property, reduce
-from itertools import product
+from functools import cached_property
+from itertools import permutations, product
 from typing import Any
 
+from medldm.privacy.dates import Day, days_in, months_in, spellings
 from medldm.privacy.profile import Profile
 from medldm.privacy.rules import names_a_kind, rule_of
+from medldm.privacy.spelling import fold, garbled, is_wide, pieces_of, respelt, shortened, words_of
 from medldm.privacy.vocabulary import NOBODY
 
 VOID = {"anonymized", "anonymous", "none", "unknown", "na"}
 LETTERS, DIGITS = 5, 6  # characters from which a trace is found inside of longer words
 NUMBER = 8  # digits from which it is found in bytes that are no text
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MOST_WORDS = 6  # of a name, that are put together in any order
+CORE = 4  # digits of a number of a patient that are one without its letters and leading zeros
 KINDS = {"PatientBirthDate": "birth", **dict.fromkeys(("PatientID", "OtherPatientIDs", "AccessionNumber", "AdmissionID"), "id")}
-TWO_LETTERS = {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"}
-LIGATURES = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 TEXT = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT", "DA", "AS", "DT", "TM", "DS", "IS")
-
-
-def fold(text: str) -> str:
-    """Small letters without accents, and one form of each character."""
-    plain = unicodedata.normalize("NFKD", text.casefold().translate(LIGATURES))
-    return unicodedata.normalize("NFC", "".join(c for c in plain if not unicodedata.combining(c)))
-
-
-def shortened(word: str) -> str:
-    """A folded word with one spelling of the letters that some write with an accent and others as two letters: Mueller, Muller and Müller."""
-    return re.sub("(?<=[aou])e|(?<=a)a", "", word)
-
-
-def respelt(text: str) -> set[str]:
-    """A text with two letters in place of each accent, and with accents in place of two letters."""
-    small = text.casefold()
-    return {small.translate(str.maketrans(TWO_LETTERS)), reduce(lambda t, pair: t.replace(pair[1], pair[0]), TWO_LETTERS.items(), small)}
-
-
-def words_of(text: str) -> list[str]:
-    """The folded words and numbers of a text."""
-    return re.findall(r"[^\W_]+", fold(text))
-
-
-def dates_of(value: str) -> Iterator[str]:
-    """A date YYYYMMDD as people write it, without what separates its parts."""
-    match = re.match(r"(\d{4})\.?(\d\d)\.?(\d\d)", value.strip())
-    if match and 1 <= int(match[2]) <= 12:
-        year, month, day = match[1], match[2], match[3]
-        name = MONTHS[int(month) - 1]
-        yield from (year + month + day, day + month + year, month + day + year, day + name + year, name + day + year)
-        yield from (f"{int(day)}{name}{year}", f"{name}{int(day)}{year}", f"{year}{name}{day}")
 
 
 @dataclass
@@ -60,7 +28,10 @@ class Identifiers:
 
     Args:
         names: words of persons' names, from two letters.
+        common: words of persons' names that others use too, such as White; not sought in codes.
         values: whole names, numbers and dates without separators.
+        cores: digits of a patient's numbers without leading zeros.
+        days: dates; `born` those of birth.
         words: words of places and institutions, from four letters.
         paths: words of the names of files and folders, which are not sought in codes.
         births: dates of birth as people write them, without separators.
@@ -70,7 +41,11 @@ class Identifiers:
     """
 
     names: set[str] = field(default_factory=set)
+    common: set[str] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
+    cores: set[str] = field(default_factory=set)
+    days: set[Day] = field(default_factory=set)
+    born: set[Day] = field(default_factory=set)
     words: set[str] = field(default_factory=set)
     paths: set[str] = field(default_factory=set)
     births: set[str] = field(default_factory=set)
@@ -93,18 +68,42 @@ class Identifiers:
         if kind == "uid":
             self.uids |= {text} if len(text) >= 10 and not text.startswith("1.2.840.10008.") else set()
         elif kind in ("date", "birth"):
-            self.values |= set(dates_of(text))
-            self.births |= set(dates_of(text)) if kind == "birth" else set()
+            self._add_date(text, kind == "birth")
         elif kind == "path":
             self.paths |= {w for w in found if w not in NOBODY and len(w) >= (DIGITS if w.isdigit() else LETTERS)}
         elif kind != "value" or len(whole) > 2:  # a study or a step is often called 1
             self.values.add(whole)
             self.spelt.add(text)
-            least = 2 if kind == "name" else 4
+            if kind == "id":
+                self.cores |= {core for core in _cores(text) if len(core) >= CORE}
+            if kind == "words":
+                kept = [w for w in found if w not in NOBODY and (len(w) >= 4 or is_wide(w))]
+                self.words.update(kept, (w for w in map(shortened, kept) if len(w) >= 4 and w not in NOBODY))
+            if kind == "name":
+                self._add_name(text, found)
             if kind in ("name", "words"):
-                kept = [w for w in found if w not in NOBODY and (len(w) >= least or _is_wide(w))]
-                (self.names if kind == "name" else self.words).update(kept, (w for w in map(shortened, kept) if len(w) >= least and w not in NOBODY))
                 self.spelt |= {w for w in re.split(r"[\s^=,;]+", text) if fold(w) not in NOBODY}
+
+    def _add_date(self, text: str, birth: bool) -> None:
+        begin = re.match(r"\d{8}", text)
+        days = days_in(begin[0] if begin else text)
+        written = {form for day in days for form in spellings(day)}
+        self.days |= days
+        self.values |= written
+        if birth:
+            self.born |= days
+            self.births |= written
+
+    def _add_name(self, text: str, found: list[str]) -> None:
+        """The words of a name, those joined by apostrophes and hyphens, first and last name together, and what mistaken codings make of them."""
+        joined = ["".join(words_of(part)) for part in re.split(r"[\s^=,;]+", text)]
+        lost = [word for part in re.split(r"[\s^=,;]+", text) for word in garbled(part)]
+        kept = [w for w in [*found, *joined, *lost] if w not in NOBODY and (len(w) >= 2 or is_wide(w))]
+        self.names.update(kept, (w for w in map(shortened, kept) if len(w) >= 2 and w not in NOBODY))
+        if kept:
+            self.common |= {w for w in found if w in NOBODY and len(w) > 2}
+        pairs = permutations(filter(None, joined[:MOST_WORDS]), 2)
+        self.values |= {a + b for a, b in pairs if len(a + b) > 3 and not NOBODY.issuperset((a, b))}
 
     def merge(self, other: "Identifiers") -> None:
         """Take all of another file of the same patient."""
@@ -119,11 +118,11 @@ class Identifiers:
     @cached_property
     def _bare(self) -> set[str]:
         """IDs of one or two characters: an ID 7 is one where it is all that a value says."""
-        return {t for t in self.values - self.names if len(t) <= 2 and not _is_wide(t)}
+        return {t for t in self.values - self.names if len(t) <= 2 and not is_wide(t)}
 
     @cached_property
     def _numbers(self) -> set[str]:
-        return {value.lstrip("0") for value in self.values if value.isdigit()}
+        return {value.lstrip("0") for value in self.values if value.isdigit()} | self.cores
 
     @cached_property
     def _long(self) -> re.Pattern[str]:
@@ -148,11 +147,11 @@ class Identifiers:
         encodings = {"latin-1", "utf-8", "utf-16-le", "utf-16-be", *self.encodings}
         letters: set[bytes] = set()
         digits: set[bytes] = set()
-        days = self.values - self.births - {"".join(words_of(text)) for text in self.spelt}  # another study may be moved to the same day
+        days = {form for day in self.days for form in spellings(day)} - self.births  # another study may be moved to the same day
         for text in self.spelt | self.uids | self.births | self.names:
             plain = "".join(words_of(text))
             numeric = plain.isdigit()  # UIDs too
-            enough = 2 if _is_wide(plain) else NUMBER if numeric else LETTERS
+            enough = 2 if is_wide(plain) else NUMBER if numeric else LETTERS
             if len(plain) < enough or plain in NOBODY or plain in days:
                 continue
             forms = {form for one in {text, *respelt(text)} for form in (one, one.lower(), one.upper())}
@@ -169,7 +168,8 @@ class Identifiers:
             code: it is a code of the standard (CS), in which short traces and words of paths mean nothing.
         """
         found = words_of(text)
-        return self._among(text, found, code) or self._among(text, [shortened(word) for word in found], code)
+        forms = (found, [shortened(word) for word in found], pieces_of(text))
+        return any(self._among(text, words, code) for words in forms) or not self.cores.isdisjoint(_cores(text)) or self._dated(text)
 
     def _among(self, text: str, found: list[str], code: bool) -> bool:
         """Whether one spelling of a text's words holds a trace."""
@@ -179,13 +179,21 @@ class Identifiers:
         if self._long.search(whole) or self._uid.search(text):
             return True
         if code:
-            return bool({w for w in found if len(w) > 3} & self._short)
+            return bool({w for w in found if len(w) > 2} & self._short)
         joined = whole in self._short and not whole.isdigit()
-        return whole in self._bare or joined or bool(set(found) & self._short) or bool(self._path.search(whole))
+        return whole in self._bare or joined or bool(set(found) & (self._short | self.common)) or bool(self._path.search(whole))
+
+    def _dated(self, text: str) -> bool:
+        """Whether a text holds a date of the patient in any order and language, or the month of birth."""
+        if not self.days or not any(c.isdigit() for c in text):
+            return False
+        if not self.days.isdisjoint(days_in(text)):
+            return True
+        return bool(self.born) and not (self.born.isdisjoint(days_in(text, six=True)) and {day[:2] for day in self.born}.isdisjoint(months_in(text)))
 
     def in_number(self, text: str) -> bool:
         """True where a number in text (DS, IS) is as a whole an ID or a date of birth of six digits or more."""
-        digits = re.sub(r"^[+\-0]+", "", text.strip(" \0"))
+        digits = re.sub(r"^[+\-0]+|\.0*$", "", text.strip(" \0"))
         return len(digits) >= DIGITS and digits in self._numbers
 
     def is_birth(self, text: str) -> bool:
@@ -233,13 +241,13 @@ def collect_path(parts: Iterable[str], into: Identifiers) -> None:
         into.add("path", part)
 
 
-def _is_wide(text: str) -> bool:
-    """True where a text has characters of scripts that write words without spaces."""
-    return any(ord(c) >= 0x2E80 for c in text)
+def _cores(text: str) -> set[str]:
+    """The digits in a row of a text, without leading zeros."""
+    return {run.lstrip("0") for run in re.findall(r"\d+", fold(text))}
 
 
 def _is_long(text: str) -> bool:
-    return _is_wide(text) or len(text) >= (DIGITS if text.isdigit() else LETTERS)
+    return is_wide(text) or len(text) >= (DIGITS if text.isdigit() else LETTERS)
 
 
 def _any(texts: Iterable[str]) -> re.Pattern[str]:

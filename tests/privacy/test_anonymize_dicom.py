@@ -262,7 +262,7 @@ def test_a_short_id_is_found_where_it_is_all_and_a_word_of_anatomy_is_none(tmp_p
     assert (after.BodyPartExamined, after.ConvolutionKernel, after.FilterType, after.RescaleType, after.KVP) == (
         "HEAD",
         "B 7 7",
-        "head filter",
+        "ANONYMIZED",
         "HU",
         7,
     )
