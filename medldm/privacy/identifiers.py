@@ -225,14 +225,20 @@ def collect(dataset: Any, into: Identifiers, profile: Profile) -> None:
             for item in element.value or []:
                 collect(item, into, profile)
             continue
-        kind = "name" if element.VR == "PN" else "uid" if element.VR == "UI" else rule.seek if rule else ""
+        kind = kind_of(int(tag), element.VR)
         if not kind or element.VR not in TEXT or element.value is None:
             continue
-        kind = KINDS.get(rule.keyword, kind) if rule else kind
         if (kind == "uid" and (profile.uids or names_a_kind(int(tag)))) or (rule and rule.option == "device" and profile.device):
             continue
         for value in element.value if element.VM > 1 else [element.value]:
             into.add(kind, str(value))
+
+
+def kind_of(tag: int, vr: str) -> str:
+    """As what the values of an attribute are sought (see `Identifiers.add`), or ""."""
+    rule = rule_of(tag)
+    kind = "name" if vr == "PN" else "uid" if vr == "UI" else rule.seek if rule else ""
+    return KINDS.get(rule.keyword, kind) if rule and kind else kind
 
 
 def collect_path(parts: Iterable[str], into: Identifiers) -> None:

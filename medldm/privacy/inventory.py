@@ -12,7 +12,7 @@ from medldm.data.dicom.foreign import distrust
 from medldm.data.dicom.headers import is_dicom
 from medldm.data.dicom.tags import text, whole
 from medldm.data.sources import BadCase
-from medldm.privacy import naming, objects
+from medldm.privacy import naming, nifti, objects
 from medldm.privacy.identifiers import Identifiers, collect, collect_path
 from medldm.privacy.nifti import suffix_of
 from medldm.privacy.profile import Profile
@@ -80,7 +80,8 @@ def take(root: Path, profile: Profile) -> Iterator[tuple[Item, Identifiers]]:
             elif suffix_of(path.name) and (not path.name.lower().endswith(".json") or _has_volume(path)):
                 label = naming.patient_of(relative)
                 item.kind, item.identity, item.study = "nifti", ("nifti", label), naming.session_of(relative)
-                own.add("value", label)
+                own.add("id" if len(label) > 2 else "value", label)  # a short one says nothing
+                nifti.collect(path, own)
         except BadCase as bad:
             item.refused = bad.reason
         collect_path([*relative.parts[:-1], naming._stem(relative.name) if item.kind == "nifti" else path.name.partition(".")[0], root.name], own)

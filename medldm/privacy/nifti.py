@@ -15,7 +15,7 @@ from medldm.data.dicom.foreign import distrust
 from medldm.data.sources import BadCase
 from medldm.privacy.deidentify import Action
 from medldm.privacy.faces import UNKNOWN, Finding
-from medldm.privacy.identifiers import Identifiers
+from medldm.privacy.identifiers import Identifiers, kind_of
 from medldm.privacy.vocabulary import SIDECAR
 from medldm.privacy.voxels import search, without_face
 from medldm.volume import LIMIT_BYTES
@@ -45,7 +45,8 @@ class Layout:
 #: nifti1.h, and nifti2.h
 FIRST = Layout(
     348,
-    {"data_type": (4, 10), "db_name": (14, 18), "regular": (32, 7), "descrip": (148, 80), "aux_file": (228, 24), "intent_name": (328, 16)},
+    {"data_type": (4, 10), "db_name": (14, 18), "regular": (32, 7), "limits": (140, 8), "descrip": (148, 80), "aux_file": (228, 24),
+     "intent_name": (328, 16)},
     ("8h", 40), 72, ("f", 108),
 )  # fmt: skip
 SECOND = Layout(540, {"descrip": (240, 80), "aux_file": (320, 24), "intent_name": (508, 16), "unused_str": (525, 15)}, ("8q", 16), 14, ("q", 168))
@@ -55,6 +56,38 @@ def suffix_of(name: str) -> str:
     """The suffix of a NIfTI file or of one that lies beside it, in small letters; "" for others."""
     lower = name.lower()
     return next((s for s in (".nii.gz", ".nii", *BESIDE) if lower.endswith(s)), "")
+
+
+def collect(path: Path, into: Identifiers) -> None:
+    """Take what a NIfTI file or its sidecar says of the patient; a damaged one is refused for this when it is read again.
+
+    Args:
+        path: its suffix says what it is.
+        into: the identifiers of its patient.
+    """
+    try:
+        with distrust(""):
+            if suffix_of(path.name) == ".json":
+                _collect_sidecar(json.loads(path.read_bytes().decode("utf-8-sig")), into)
+            elif suffix_of(path.name) not in BESIDE:
+                with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
+                    head = stream.read(SECOND.size)
+                for at, length in _layout(head)[0].texts.values():
+                    into.add("words", head[at : at + length].decode("utf-8", "ignore"))
+    except BadCase:
+        return
+
+
+def _collect_sidecar(content: Any, into: Identifiers) -> None:
+    """The values of a sidecar that DICOM attributes of the same names would tell of a patient."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    for name, value in content.items() if isinstance(content, dict) else ():
+        tag = tag_for_keyword(name)
+        kind = kind_of(tag, dictionary_VR(tag)) if tag is not None and name not in SIDECAR else ""
+        for text in value if isinstance(value, list) else [value]:
+            if kind and isinstance(text, str | int):
+                into.add(kind, str(text))
 
 
 def find_face(path: Path) -> tuple[Finding, ...]:
@@ -90,7 +123,7 @@ def deidentify(path: Path, known: Identifiers, findings: Sequence[Finding] = ())
         if suffix == ".json":
             return _sidecar(path.read_bytes(), known)
         if suffix in BESIDE:
-            return _table(path.read_bytes()), []
+            return _table(path.read_bytes(), known), []
         content = _content(path)
         for finding in findings:
             content = without_face(content, finding) if finding.face else content
@@ -193,15 +226,18 @@ def _is_parameter(value: Any, known: Identifiers) -> bool:
         return all(_is_parameter(entry, known) for entry in value)
     if isinstance(value, str):
         return len(value) <= 64 and not known.in_text(value, code=True) and not known.in_text(value)
-    return isinstance(value, bool | float) or (isinstance(value, int) and not known.in_number(str(value)))
+    return isinstance(value, bool) or (isinstance(value, int | float) and not known.in_number(str(value)))
 
 
-def _table(data: bytes) -> bytes:
+def _table(data: bytes, known: Identifiers) -> bytes:
     """A table of numbers, as it is.
 
     Raises:
-        BadCase: it holds anything else.
+        BadCase: it holds anything else, or a number of the patient.
     """
-    if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", word) for word in data.decode("ascii", "replace").split()):
+    words = data.decode("ascii", "replace").split()
+    if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", word) for word in words):
         raise BadCase("", "unreadable", "is no table of numbers.")
+    if any(known.in_number(word) for word in words):
+        raise BadCase("", "identifier", "holds a trace of the patient among its numbers.")
     return data

@@ -101,10 +101,48 @@ def test_a_bids_tree_stays_one_with_pseudonyms(tmp_path):
     ("Smith_T1w.nii", "Smith", "p001_T1w"),
     ("sub-Smith/func/sub-Smith_task-Smith_echo-2_bold.nii.gz", "Smith", "sub-p001/func/sub-p001_echo-2_bold"),
     ("t1.nii.gz", "t1", "p001_t1"),
+    ("control_0471.nii.gz", "control_0471", "p001"),
+    ("patient_0001.nii.gz", "patient_0001", "p001"),
+    ("patient_0002_t1.nii.gz", "patient_0002", "p001_t1"),
+    ("MRN_0471.nii.gz", "MRN_0471", "p001"),
+    ("BraTS_012_0003.nii.gz", "BraTS_012", "p001_0003"),
+    ("Bravo_Juan_T1.nii.gz", "Bravo_Juan", "p001_T1"),
+    ("White_Long_t2.nii.gz", "White", "p001_t2"),
+    ("Doe/scanX.nii.gz", "Doe/scanX", "p001"),
+    ("train/t1/Doe.nii.gz", "Doe", "train/p001"),
+    ("Long_Ivy_brain_mask.nii.gz", "Long_Ivy", "p001_brain_mask"),
 ])  # fmt: skip
 def test_names(old, patient, new):
     path = PurePosixPath(old)
     assert patient_of(path) == patient and renamed(path, "p001", lambda session: "s01") == new
+
+
+def test_what_a_sidecar_or_a_header_says_of_a_patient_is_sought_in_all_that_is_kept(tmp_path):
+    """Nothing in the names of the files says who it is."""
+    write(tmp_path / "in" / "x1.nii.gz")  # its header names Canarowska
+    said = {
+        "PatientName": "Quillfeather^Zoe", "PatientID": "7654321", "PatientBirthDate": "1970-03-02", "AccessionNumber": ["ACC99881"],
+        "InstitutionName": "Birdwhistle Clinic", "CoilCombinationMethod": "Quillfeather", "ScanOptions": "ID7654321", "SequenceVariant": "Zoe Q",
+        "ConversionSoftwareVersion": "ACC99881", "ImageType": ["ORIGINAL", "QUILLFEATHER"], "ContrastBolusIngredient": "Birdwhistle",
+        "BodyPartExamined": "19700302", "RepetitionTime": 7654321, "EchoTime": 7654321.0, "SliceTiming": [19700302, 0.5],
+        "Manufacturer": "of Canarowska", "KVP": 120, "FlipAngle": 8.5, "ScanningSequence": "SE",
+    }  # fmt: skip
+    (tmp_path / "in" / "x1.json").write_text(json.dumps(said))
+    (tmp_path / "in" / "x1.bvec").write_text("0 1 0\n")
+    anonymize(tmp_path / "in", tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "p001.json").read_text())
+    assert kept == {"KVP": 120, "FlipAngle": 8.5, "ScanningSequence": "SE"}
+    (tmp_path / "in" / "x1.bval").write_text("0 1000 7654321\n")
+    with pytest.raises(UserError, match="1 refused: holds a trace of the patient among its numbers"):
+        anonymize(tmp_path / "in", tmp_path / "again")
+    assert p.leaks(tmp_path / "again", ["7654321", "Quillfeather"]) == {}
+
+
+def test_patients_of_one_scheme_of_names_stay_apart(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path / "in" / f"patient_000{number}.nii.gz")
+    anonymize(tmp_path / "in", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == ["p001.nii.gz", "p002.nii.gz", "p003.nii.gz"]
 
 
 def test_names_that_become_equal_are_numbered(tmp_path):
