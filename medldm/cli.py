@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the input is wrong, 1 a defect of medldm, 3 out of space o
 """
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -167,6 +168,9 @@ def _guarded(name: str, options: list[str]) -> int:
         return _refuse(name, error)
     except KeyboardInterrupt:
         return _stopped(130)
+    except BrokenPipeError:  # whoever read the lines, such as head, has seen enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        return 141
     except SystemExit as stop:
         return _stopped(_exit_code(stop))
     except Exception as error:

@@ -9,6 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +18,15 @@ from torch import Tensor
 from medldm.errors import UserError
 from medldm.files import atomic
 
-#: Voxels of a file may not take more memory than this ...
-LIMIT_BYTES = 4 << 30
-#: ... nor more than this multiple of the file (gzip packs at most about 1030:1).
-LIMIT_RATIO = 1100
+LIMIT_BYTES = 4 << 30  # voxels of a file may not take more memory than this ...
+LIMIT_RATIO = 1100  # ... nor more than this multiple of the file (gzip packs at most about 1030:1)
 #: From here on a file has to be packed no better than real ones are: images reach 8:1, maps of few lesions 880:1.
-SUSPECT_BYTES = 64 << 20
-IMAGE_RATIO = 200
-LABEL_VOXELS = 1 << 28
-#: The voxels begin behind the header and its extensions, which are never this long.
-LIMIT_OFFSET = 64 << 20
+SUSPECT_BYTES, IMAGE_RATIO, LABEL_VOXELS = 64 << 20, 200, 1 << 28
+LIMIT_OFFSET = 64 << 20  # the voxels begin behind the header and its extensions, which are never this long
 
-#: The code of header extensions that hold a text (nifti1_io.h, NIFTI_ECODE_COMMENT).
-NOTE = 6
+NOTE = 6  # the code of header extensions that hold a text (nifti1_io.h, NIFTI_ECODE_COMMENT)
+OURS = b'{"manifest"'  # how signed notes begin, whatever code stands before them
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 CONVERT = "Convert it again from its source, or take it out."
 
 _MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
@@ -112,7 +109,7 @@ def read_volume(path: Path, unit: str = "a.u.", assume_place: bool = False, miss
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
             voxels = np.asarray(image.dataobj, dtype=np.float32)
-        affine = np.asarray(image.affine, dtype=np.float64)
+        affine = affine_in_mm(image)
     except (OSError, ValueError, OverflowError) as error:
         raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", CONVERT) from error
     if not assume_place and int(image.header["sform_code"]) <= 0 and int(image.header["qform_code"]) <= 0:
@@ -172,8 +169,7 @@ def claimed_bytes(path: Path, shape: tuple[int, ...], dtype: np.dtype, size: int
     in_memory = count * max(dtype.itemsize, 4)
     bomb = voxels > SUSPECT_BYTES and voxels > IMAGE_RATIO * size and (unit != "label" or count > LABEL_VOXELS)
     if bomb or in_memory > LIMIT_BYTES or voxels > LIMIT_RATIO * size:
-        advice = "Copy or convert it again from its source, or take it out."
-        raise BadVolume(path, "unreadable", f"claims {in_memory / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", advice)
+        raise BadVolume(path, "unreadable", f"claims {in_memory / 2**20:.0f} MiB of voxels in a file of {size / 2**20:.2f} MiB.", CONVERT)
     return voxels
 
 
@@ -184,7 +180,8 @@ def read_notes(path: Path) -> list[bytes]:
         BadVolume: the file cannot be read as NIfTI.
     """
     path = Path(path)
-    return [extension.content.rstrip(b"\0") for extension in _image(path, "a.u.").header.extensions if extension.get_code() == NOTE]
+    found = ((extension.get_code(), extension.content) for extension in _image(path, "a.u.").header.extensions)
+    return [content.rstrip(b"\0") for code, content in found if code == NOTE or content.startswith(OURS)]
 
 
 def write_volume(path: Path, volume: Volume, note: bytes = b"") -> None:
@@ -224,6 +221,12 @@ def _image(path: Path, unit: str):
         raise BadVolume(path, "unreadable", f"cannot be read as NIfTI ({error}).", CONVERT) from error
 
 
+def affine_in_mm(image: Any) -> np.ndarray:
+    """The affine [4 4] of a NIfTI image, float64, in mm whatever unit of length its header tells; mm where it tells none."""
+    scale = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    return np.diag([scale, scale, scale, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
+
+
 def _spans_space(affine: np.ndarray) -> bool:
     """True where three axes of some length point in three directions."""
     with np.errstate(all="ignore"):
@@ -244,7 +247,6 @@ def _version(head: bytes) -> int:
 
 def _decompressed(path: Path, unit: str) -> bytes:
     """The bytes of a NIfTI file after checking that its header asks for no more than the file can hold."""
-    advice = "Copy or convert it again from its source, or take it out."
     packed = path.suffix.lower() == ".gz"
     try:
         size = path.stat().st_size
@@ -252,21 +254,21 @@ def _decompressed(path: Path, unit: str) -> bytes:
         with opened as stream:
             head = stream.read(540)
             if not _version(head):
-                raise BadVolume(path, "unreadable", "is not a NIfTI file.", advice)
+                raise BadVolume(path, "unreadable", "is not a NIfTI file.", CONVERT)
             wanted = _wanted_bytes(path, head, size, unit)
             if wanted > size and not packed:
-                raise BadVolume(path, "unreadable", f"is truncated: {size} of {wanted} bytes.", advice)
+                raise BadVolume(path, "unreadable", f"is truncated: {size} of {wanted} bytes.", CONVERT)
             rest = stream.read(max(wanted - len(head), 0) + (1 << 20))
             if stream.read(1):
-                raise BadVolume(path, "unreadable", "holds more data than its header says.", advice)
+                raise BadVolume(path, "unreadable", "holds more data than its header says.", CONVERT)
     except FileNotFoundError as error:
         raise BadVolume(path, "unreadable", "does not exist.") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadVolume(path, "unreadable", f"is not a whole NIfTI file ({error}).", advice) from error
+        raise BadVolume(path, "unreadable", f"is not a whole NIfTI file ({error}).", CONVERT) from error
     except OSError as error:
         raise BadVolume(path, "unreadable", f"cannot be read ({error.strerror}).") from error
     if len(head) + len(rest) < wanted:
-        raise BadVolume(path, "unreadable", f"is truncated: {len(head) + len(rest)} of {wanted} bytes.", advice)
+        raise BadVolume(path, "unreadable", f"is truncated: {len(head) + len(rest)} of {wanted} bytes.", CONVERT)
     return head + rest
 
 
@@ -276,15 +278,14 @@ def _wanted_bytes(path: Path, head: bytes, size: int, unit: str) -> int:
 
     nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it has to say of a bad header, the error says
     kind = nibabel.Nifti2Header if _version(head) == 540 else nibabel.Nifti1Header
-    advice = "Copy or convert it again from its source, or take it out."
     try:
         header = kind(head[: _version(head)], check=False)  # a check would turn a voxel size of 0 into 1
         shape, dtype, lengths = header.get_data_shape(), header.get_data_dtype(), header["pixdim"][1:4].astype(np.float64)
         offset = float(header["vox_offset"])
     except KeyError as error:
-        raise BadVolume(path, "unreadable", f"has a voxel type that is not of NIfTI (code {error}).", advice) from error
+        raise BadVolume(path, "unreadable", f"has a voxel type that is not of NIfTI (code {error}).", CONVERT) from error
     except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, OverflowError) as error:
-        raise BadVolume(path, "unreadable", f"has a damaged header ({error}).", advice) from error
+        raise BadVolume(path, "unreadable", f"has a damaged header ({error}).", CONVERT) from error
     if dtype.kind not in "iuf":
         what = "complex" if dtype.kind == "c" else "colour"
         raise BadVolume(path, "voxel_type", f"has {what} voxels; one real number per voxel was expected.", "Give magnitude, or one channel per file.")
@@ -292,5 +293,5 @@ def _wanted_bytes(path: Path, head: bytes, size: int, unit: str) -> int:
         raise BadVolume(path, "spacing", f"has voxel size {' x '.join(f'{x:g}' for x in lengths)} mm.", "Convert it again with its voxel size.")
     voxels = claimed_bytes(path, shape, dtype, size, unit)
     if not 0 <= offset <= LIMIT_OFFSET:
-        raise BadVolume(path, "unreadable", f"claims that its voxels begin at byte {offset:g}.", advice)
+        raise BadVolume(path, "unreadable", f"claims that its voxels begin at byte {offset:g}.", CONVERT)
     return int(offset) + voxels

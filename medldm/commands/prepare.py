@@ -23,6 +23,7 @@ from medldm.data.steps.relabel import Relabel
 from medldm.data.steps.reorient import Reorient
 from medldm.data.steps.resample import Resample
 from medldm.errors import UserError
+from medldm.files import sha256
 from medldm.parallel import spread
 from medldm.report.html import write_report
 from medldm.report.preparation import preparation_sections
@@ -86,13 +87,15 @@ def prepare(
 
 def _prepare(asked: SimpleNamespace) -> Cohort:
     """The work of `prepare`, whose arguments are the fields of `asked`."""
-    arguments = {name: value for name, value in vars(asked).items() if name not in ("out", "jobs")}
+    # a cohort is passed on, and the paths of a source may name patients; its content has a fingerprint
+    arguments = {name: value for name, value in vars(asked).items() if name not in ("source", "root", "covariates", "out", "jobs")}
+    tables = {"covariates": sha256(Path(asked.covariates))} if asked.covariates and Path(asked.covariates).is_file() else None
     source, out, assume = Path(asked.source), Path(asked.out), tuple(asked.assume or ())
     _steps(asked)  # refuses wrong settings before the long check, as the next lines do
     assign_splits([], asked.val, asked.test)
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} lies inside the source {source}.", "Give a folder beside it as --out.")
-    run = Run.claim(out, "prepare", arguments) if _has_content(out) else None
+    run = Run.claim(out, "prepare", arguments, tables) if _has_content(out) else None
     if run and run.finished and not source.exists():
         print(f"{out} is prepared already; {source} is not there to be compared with.")
         return Cohort.load(out)
@@ -103,7 +106,7 @@ def _prepare(asked: SimpleNamespace) -> Cohort:
         return _as_before(Cohort.load(out), findings, source)
     usable = _usable(found, findings, asked.skip_bad)
     splits = _splits(usable, findings, asked)
-    run = run or Run.claim(out, "prepare", arguments)
+    run = run or Run.claim(out, "prepare", arguments, tables)
     remember(out / CHECKED, found, findings)
     reads = {"source": fingerprint(findings)}
     with tracked(run, reads) as tracker:

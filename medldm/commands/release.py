@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from medldm.cohort import Case, Cohort
@@ -62,13 +63,15 @@ def release(
     Raises:
         UserError: the audit did not pass, or the cohorts do not belong together.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("out", "key")}
+    # what is released says where nothing lay; fingerprints say what was read
+    arguments = {name: value for name, value in locals().items() if name not in ("cohort", "training", "out", "key")}
     generated, real = Cohort.load(cohort), Cohort.load(training)
     usable = comparable(generated, real).where(lambda case: case.status == "ok")
     held_out = _held_out(real, split)
     refuse_strangers(real, generated, None)
     for part in (usable, real.where(lambda case: case.split in (split, "train"))):
         part.check_files(shown)
+    _refuse_constant(Images(usable))
     signer = signing_key(key)
     reads = {"cohort": generated.fingerprint(), "training": real.fingerprint(), "key": fingerprint(signer.public_key().public_bytes_raw())}
     run = Run.claim(out, "release", arguments, reads)
@@ -96,6 +99,13 @@ def _held_out(real: Cohort, split: str) -> Cohort:
     if len(people := real.split(split).people) < FEWEST:
         print(f"note: {len(people)} held-out patients; fewer than {FEWEST} leave the audit inconclusive")
     return real.split(split)
+
+
+def _refuse_constant(images: Images) -> None:
+    """Refuse, before the long search, images that cannot carry a watermark nor show anything; those that hold NaN are refused by being read."""
+    for index, case in enumerate(images.cases):
+        if np.ptp(images.image(index)) == 0:
+            raise UserError(f"The image of {case.case} is the same everywhere.", "Generate it anew, or leave it out of the cohort.")
 
 
 def _gate(found: Audit, root: Path, override: str | None) -> None:

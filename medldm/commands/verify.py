@@ -1,5 +1,6 @@
 """`medldm verify`: whether volumes are what somebody signed."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,11 +19,12 @@ from medldm.metrics.base import Images
 from medldm.privacy.traces import Tracer
 from medldm.provenance.image_mark import ImageMark
 from medldm.provenance.keys import MARKS, fingerprint, public_key, secret, signing_key
-from medldm.provenance.manifest import Verdict, among, judge, sidecar
+from medldm.provenance.manifest import SCHEMA, Verdict, among, judge, sidecar
 from medldm.provenance.manifest import verify as verdict_of
 from medldm.volume import BadVolume, read_volume
 
 SUFFIXES = (".nii", ".nii.gz", ".dcm")
+BEGINNING = 4 << 20  # bytes of a file among which its manifest stands
 
 
 def verify(
@@ -59,14 +61,12 @@ def verify(
     tracer = _tracer(Path(released), Path(key), run) if released and key else None
     verdicts: dict[Path, Verdict] = {}
     for file in track(files, "verifying", console=Console(stderr=True), transient=True):
-        readable = True
         try:
             verdicts[file] = verdict(file, trusted)
         except BadVolume as bad:
-            readable = False
-            verdicts[file] = Verdict("tampered" if sidecar(file).is_file() else "metadata_missing", f"It cannot be read as a volume ({bad.reason}).")
+            verdicts[file] = Verdict("tampered" if _was_signed(file) else "metadata_missing", f"It cannot be read as a volume ({bad.reason}).")
         print(f"{verdicts[file].state:<17} {file}  {_told(verdicts[file])}")
-        if tracer and verdicts[file].state != "valid" and readable:
+        if tracer and verdicts[file].state != "valid":
             print("\n".join(f"{'':17} {line}" for line in _traced(tracer, file)))
     if wrong := [file for file in files if verdicts[file].state != "valid"]:
         raise UserError(f"{len(wrong)} of {len(files)} files are not valid.", "" if trusted else "Give --trust NAME.pub of whoever signed.")
@@ -131,7 +131,26 @@ def _tracer(released: Path, key: Path, run: Path | None) -> Tracer:
     return Tracer(Images(cohort), [bytes.fromhex(manifest["id"]) for manifest in manifests], secret(signer, MARKS), how, model)
 
 
+def _was_signed(file: Path) -> bool:
+    """Whether a damaged file has a manifest beside it, or in what can be read of its beginning."""
+    if sidecar(file).exists():
+        return True
+    with open(file, "rb") as stream:
+        head = stream.read(BEGINNING)
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, BEGINNING)
+        except zlib.error:
+            return False
+    return SCHEMA.encode() in head
+
+
 def _traced(tracer: Tracer, file: Path) -> Iterator[str]:
-    for place, trace in tracer(read_alone(file) if is_dicom(file) else read_volume(file)).items():
+    try:
+        volume = read_alone(file) if is_dicom(file) else read_volume(file)
+    except BadVolume:
+        yield "no watermark can be sought in it"
+        return
+    for place, trace in tracer(volume).items():
         told = f"watermark of {tracer.released.cases[trace.index].case} in its {place}"
         yield f"{'carries the' if trace.found else 'no'} {told} (score {trace.score:.1f}; chance stays below {trace.limit:.1f})"

@@ -10,9 +10,8 @@ import torch
 from medldm.data.sources import BadCase
 from medldm.privacy.deface import air, region
 from medldm.privacy.faces import SMALL, UNSCALED, Finding, look, may_show_face
-from medldm.volume import Volume
+from medldm.volume import Volume, affine_in_mm
 
-MM = {"meter": 1000.0, "micron": 0.001}
 AIR_HU = -500.0  # other intensities than those of CT are seldom as low
 OTHER_UNITS, MANY = (10.0, 1000.0), 48  # cm and m that are told as mm; and voxels along an axis of a volume that shows a head so
 BRIGHT, SAME = 0.1, 0.9  # of the range of a volume; and share that two volumes' bright voxels have in common
@@ -104,8 +103,7 @@ def _image(data: bytes) -> tuple[Any, np.ndarray]:
     nibabel.imageglobals.logger.setLevel("CRITICAL")  # it quotes headers
     second = int.from_bytes(data[:4], "little") == 540 or int.from_bytes(data[:4], "big") == 540
     image = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(data)
-    scale = MM.get(image.header.get_xyzt_units()[0], 1.0)
-    return image, np.diag([scale, scale, scale, 1.0]) @ image.affine
+    return image, affine_in_mm(image)
 
 
 def _shape(image: Any) -> tuple[int, ...]:

@@ -166,6 +166,8 @@ def _beside(path: Path) -> list[bytes]:
             return [stream.read(LARGEST)]
     except FileNotFoundError:
         return []
+    except IsADirectoryError:
+        return [b"{}"]  # no envelope, where one should be
 
 
 def _refuse_floats(content: Any) -> None:

@@ -1,6 +1,9 @@
 """The gate: what passes is marked and signed, copies stay behind, and `verify` tells."""
 
+import gzip
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +60,7 @@ def small(tmp_path_factory):
             (auditing, "FALSE_ALARMS", 0.2),
             (auditing, "UNSEEN", 0.9),
             (auditing, "PLANTED", 2),
+            (auditing, "LEAST_PLANTED", 2),
             (copies, "EVALUATIONS", 60),
         ):
             patch.setattr(module, name, value)
@@ -148,6 +152,64 @@ def test_a_damaged_file_is_told_and_those_after_it_are_judged(released, tmp_path
         verify([tmp_path / "copy"], released.root / "signer.pub")
     told = capsys.readouterr().out
     assert told.count("valid  ") == 9 and "cannot be read as a volume" in told and told.splitlines()[0].startswith("tampered")
+
+
+def damage(data: bytearray, kind: str) -> bytes:
+    """A signed NIfTI file, not compressed, after an accident."""
+    begin = int(np.frombuffer(data[108:112], "<f4")[0])
+    if kind == "a voxel that is none":
+        data[begin : begin + 4] = np.float32(np.nan).tobytes()
+    elif kind == "cut":
+        return bytes(data[: begin + 100])
+    elif kind == "another unit of length":
+        data[123] = 1  # metres
+    elif kind == "another code of the extension":
+        data[356] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["a voxel that is none", "cut", "cut when packed", "another unit of length", "another code of the extension"])
+def test_damage_does_not_hide_that_a_file_was_signed(released, small, tmp_path, capsys, kind):
+    """And the files after it are judged, also where watermarks are sought. Nothing lies beside them."""
+    plain = bytearray(gzip.decompress(released.path(released.cases[0].image).read_bytes()))
+    packed = gzip.compress(damage(plain, kind))
+    (tmp_path / "a.nii.gz").write_bytes(packed[:-1000] if kind == "cut when packed" else packed)
+    shutil.copyfile(released.path(released.cases[1].image), tmp_path / "b.nii.gz")
+    trusted = ["--trust", str(released.root / "signer.pub")]
+    sought = ["--released", str(released.root), "--key", str(small / "keys" / "signer.pem")]
+    for options in (trusted, [*trusted, *sought]):
+        assert cli.main(["verify", str(tmp_path), *options]) == (0 if "extension" in kind else 2)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("valid" if "extension" in kind else "tampered") and any(
+            "b.nii.gz" in line and line.startswith("valid") for line in lines
+        )
+
+
+def test_a_folder_in_the_place_of_a_manifest_and_a_reader_that_leaves(released, tmp_path):
+    shutil.copyfile(released.path(released.cases[0].image), tmp_path / "a.nii.gz")
+    (tmp_path / "a.prov.json").mkdir()
+    assert verdict(tmp_path / "a.nii.gz", [public_key(released.root / "signer.pub")]).state == "tampered"
+    trust = str(released.root / "signer.pub")
+    script = f"import sys; from medldm.cli import main; sys.exit(main(['verify', {str(released.root)!r}, '--trust', {trust!r}]))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read() and process.wait() in (0, 141)
+
+
+def test_what_is_released_does_not_say_where_anything_lay(released, small):
+    for path in released.root.rglob("*"):
+        assert path.is_dir() or str(small).encode() not in path.read_bytes(), path
+
+
+def test_an_image_that_is_the_same_everywhere_is_refused_before_the_search(small, real):
+    made = generated(small / "flat", real, [210, 211])
+    flat = read_volume(made.path(made.cases[1].image))
+    write_volume(made.path(made.cases[1].image), flat.with_data(torch.full_like(flat.data, 0.25)))
+    cases = tuple(replace(case, sha256=sha256(*(made.path(p) for p in (case.image, case.label) if p))) for case in made.cases)
+    replace(made, cases=cases).save()
+    with pytest.raises(UserError, match=f"The image of {made.cases[1].case} is the same everywhere"):
+        release(made.root, real.root, small / "flat_out", small / "keys" / "signer.pem")
+    assert not (small / "flat_out").exists()
 
 
 def test_a_file_in_the_place_of_another_one_is_told(released, tmp_path, capsys):

@@ -133,6 +133,7 @@ def likeness(low, high, count):
         (likeness(0.5, 0.7, 19), likeness(0.6, 0.9, 40), likeness(0.9, 1, 20), "inconclusive"),
         (likeness(0.5, 0.7, 40), likeness(0.5, 0.69, 40), likeness(0.6, 1, 20), "inconclusive"),
         (likeness(0.5, 0.7, 40), likeness(0.5, 0.69, 10), likeness(0.9, 1, 20), "inconclusive"),
+        (likeness(0.5, 0.7, 40), likeness(0.5, 0.69, 40), likeness(0.9, 1, 9), "inconclusive"),
     ],
 )
 def test_the_verdict(held_out, generated, planted, state):
