@@ -19,10 +19,12 @@ from dicom_phantoms import (
     save,
     write_slices,
 )
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from medldm.commands.check import check_all
 from medldm.data.dicom.archive import find_series
+from medldm.data.dicom.segmentation import _clean
+from medldm.data.dicom.tags import identifying
 from medldm.data.layouts import find_cases
 from medldm.data.sources import BadCase
 
@@ -240,3 +242,13 @@ def test_a_modality_without_any_label_map_needs_none(tmp_path):
     write_slices(tmp_path / "ct2", PatientID="other")
     found = {finding.status for finding in check_all(find_cases(tmp_path), 1, False, ["not_hu"])}
     assert "no_label" in found
+
+
+@pytest.mark.parametrize(("person", "name", "kept"), [
+    ("O'Shea^Pat", "GTV_OShea", "GTV"), ("O'Shea^Pat", "Patella", "Patella"), ("Koch^Anna", "CTV_AnnaKoch", "CTV"), ("Koch^Anna", "KochLung2", "Lung2"),
+    ("Koch^Anna", "Kochlear", "Kochlear"), ("Koch^Anna", "ANNA koch 12.3.1950 liver", "liver"),
+])  # fmt: skip
+def test_names_of_structures_lose_those_of_people_also_joined_ones(person, name, kept):
+    data = Dataset()
+    data.PatientName = person
+    assert _clean(name, identifying(data)) == kept

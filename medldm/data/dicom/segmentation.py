@@ -22,6 +22,7 @@ from medldm.volume import LIMIT_RATIO, Volume
 #: A frame or contour belongs to a slice when it lies within this share of the gap from it.
 NEAR = 0.1
 #: Dates, years and numbers that are too long for anatomy.
+BEGINS, ENDS = r"(?:(?<![^\W_])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![^\W_])|(?<=[a-z])(?=[A-Z0-9]))"  # of words, also in AnnaKoch2
 NUMBERS = re.compile(r"\d{1,4}[.\-/]\d{1,2}[.\-/]\d{1,4}|\d{5,}|(?<!\d)(?:19|20)\d\d(?!\d)")
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -141,7 +142,7 @@ def _clean(name: str, private: frozenset[str]) -> str:
     """A structure's name of letters, digits and `_`, without dates, long numbers and words that tell who the patient is."""
     name = NUMBERS.sub(" ", name)
     for word in sorted(private, key=len, reverse=True):
-        name = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", " ", name, flags=re.IGNORECASE)
+        name = re.sub(rf"{BEGINS}(?i:{re.escape(word)}){ENDS}", " ", name)
     return re.sub(r"[\W_]+", "_", name).strip("_")
 
 

@@ -72,9 +72,11 @@ def who(dataset: Any) -> dict[str, Covariate]:
 
 
 def identifying(dataset: Any) -> frozenset[str]:
-    """Values, and their words, of three characters and more, in small letters, that tell who the patient is or who examined them."""
+    """Values, their words, also those joined by apostrophes and hyphens, of three characters and more, in small letters, that tell who the
+    patient is or who examined them."""
     found = [str(dataset.get(keyword) or "").casefold() for keyword in PERSONS]
-    return frozenset(word for value in found for word in (value, *re.split(r"[\W_]+", value)) if len(word) >= 3)
+    words = (word for value in found for part in value.split("^") for word in (value, re.sub(r"[\W_]+", "", part), *re.split(r"[\W_]+", part)))
+    return frozenset(word for word in words if len(word) >= 3)
 
 
 def _age(dataset: Any) -> float | None:
