@@ -245,7 +245,8 @@ def test_a_modality_without_any_label_map_needs_none(tmp_path):
 
 
 @pytest.mark.parametrize(("person", "name", "kept"), [
-    ("O'Shea^Pat", "GTV_OShea", "GTV"), ("O'Shea^Pat", "Patella", "Patella"), ("Koch^Anna", "CTV_AnnaKoch", "CTV"), ("Koch^Anna", "KochLung2", "Lung2"),
+    ("O'Shea^Pat", "GTV_OShea", "GTV"), ("O'Shea^Pat", "Patella", "Patella"), ("Koch^Anna", "CTV_AnnaKoch", "CTV"),
+    ("Koch^Anna", "KochLung2", "Lung2"),
     ("Koch^Anna", "Kochlear", "Kochlear"), ("Koch^Anna", "ANNA koch 12.3.1950 liver", "liver"),
 ])  # fmt: skip
 def test_names_of_structures_lose_those_of_people_also_joined_ones(person, name, kept):
