@@ -80,7 +80,8 @@ def take(root: Path, profile: Profile) -> Iterator[tuple[Item, Identifiers]]:
             elif suffix_of(path.name) and (not path.name.lower().endswith(".json") or _has_volume(path)):
                 label = naming.patient_of(relative)
                 item.kind, item.identity, item.study = "nifti", ("nifti", label), naming.session_of(relative)
-                own.add("id" if len(label) > 2 else "value", label)  # a short one says nothing
+                for part in label.split("/"):
+                    own.add("id" if len(part) > 2 else "value", part)  # a short one says nothing
                 nifti.collect(path, own)
         except BadCase as bad:
             item.refused = bad.reason
