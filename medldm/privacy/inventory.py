@@ -78,10 +78,11 @@ def take(root: Path, profile: Profile) -> Iterator[tuple[Item, Identifiers]]:
                 item.kind = "dicom"
                 _look(item, own, profile)
             elif suffix_of(path.name) and (not path.name.lower().endswith(".json") or _has_volume(path)):
-                label = naming.patient_of(relative)
+                label = naming.patient_of(relative, root)
                 item.kind, item.identity, item.study = "nifti", ("nifti", label), naming.session_of(relative)
                 for part in label.split("/"):
                     own.add("id" if len(part) > 2 else "value", part)  # a short one says nothing
+                    own.add("words", part)
                 nifti.collect(path, own)
         except BadCase as bad:
             item.refused = bad.reason
@@ -156,13 +157,16 @@ def _name(items: list[Item], patient: str, study: str, root: Path, key: Key) -> 
         item.target = f"{patient}/{key.study(patient, study)}/{number:04d}"
     volumes: Counter[str] = Counter()
     groups: dict[str, str] = {}
+    taken: set[tuple[str, str]] = set()
     for item in (item for item in items if item.kind == "nifti"):
         relative = PurePosixPath(item.path.relative_to(root).as_posix())
-        stem = str(item.path)[: len(str(item.path)) - len(suffix_of(item.path.name))]
-        if stem not in groups:  # a volume and what lies beside it keep one name
-            base = naming.renamed(relative, patient, lambda session: key.study(patient, session))
+        suffix = suffix_of(item.path.name)
+        stem = str(item.path)[: len(str(item.path)) - len(suffix)]
+        if stem not in groups or (stem, suffix) in taken:  # a volume and what lies beside it keep one name; x.NII is another than x.nii
+            base = naming.renamed(relative, patient, lambda session: key.study(patient, session), root)
             volumes[base] += 1
             groups[stem] = base if volumes[base] == 1 else f"{base}_{volumes[base]}"
+        taken.add((stem, suffix))
         item.target = groups[stem]
 
 

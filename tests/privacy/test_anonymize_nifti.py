@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 from pathlib import Path, PurePosixPath
 
@@ -97,20 +98,37 @@ def test_a_bids_tree_stays_one_with_pseudonyms(tmp_path):
     ("images/Smith_001.nii.gz", "Smith_001", "images/p001"),
     ("imagesTr/Smith_0000.nii.gz", "Smith", "imagesTr/p001_0000"),
     ("labelsTr/Smith.nii.gz", "Smith", "labelsTr/p001"),
+    ("labelsTr/FLARE22_Tr_0001.nii.gz", "FLARE22_Tr_0001", "labelsTr/p001"),
+    ("imagesTr/FLARE22_Tr_0001_0000.nii.gz", "FLARE22_Tr_0001", "imagesTr/p001_0000"),
     ("Smith/flair.nii.gz", "Smith", "p001_flair"),
     ("Smith_T1w.nii", "Smith", "p001_T1w"),
     ("sub-Smith/func/sub-Smith_task-Smith_echo-2_bold.nii.gz", "Smith", "sub-p001/func/sub-p001_echo-2_bold"),
+    ("sub-CMH_0001/anat/sub-CMH_0001_T1w.nii.gz", "CMH_0001", "sub-p001/anat/sub-p001_T1w"),
+    ("sub-CMH_0001_T1w.nii.gz", "CMH_0001", "sub-p001/sub-p001_T1w"),
     ("t1.nii.gz", "t1", "p001_t1"),
     ("control_0471.nii.gz", "control_0471", "p001"),
     ("patient_0001.nii.gz", "patient_0001", "p001"),
     ("patient_0002_t1.nii.gz", "patient_0002", "p001_t1"),
-    ("MRN_0471.nii.gz", "MRN_0471", "p001"),
-    ("BraTS_012_0003.nii.gz", "BraTS_012", "p001_0003"),
+    ("images/study2_0002.nii.gz", "study2_0002", "images/p001"),
     ("Bravo_Juan_T1.nii.gz", "Bravo_Juan", "p001_T1"),
-    ("White_Long_t2.nii.gz", "White", "p001_t2"),
+    ("White_Long_t2.nii.gz", "White_Long", "p001_t2"),
+    ("John_Dixon.nii.gz", "John_Dixon", "p001"),
+    ("Pat_Bold_T1.nii.gz", "Pat_Bold", "p001_T1"),
     ("Doe/scanX.nii.gz", "Doe/scanX", "p001"),
-    ("train/t1/Doe.nii.gz", "Doe", "train/p001"),
+    ("Long/T1.nii.gz", "Long", "p001_T1"),
+    ("E1/T1.nii.gz", "E1", "p001_T1"),
+    ("train/images/1.nii.gz", "train/1", "images/p001"),
     ("Long_Ivy_brain_mask.nii.gz", "Long_Ivy", "p001_brain_mask"),
+    ("case_00000/imaging.nii.gz", "case_00000", "p001_imaging"),
+    ("case_00000/segmentation.nii.gz", "case_00000", "p001_segmentation"),
+    ("volume-12.nii", "12", "p001_volume"),
+    ("segmentation-12.nii", "12", "p001_segmentation"),
+    ("label/label0001.nii.gz", "0001", "label/p001"),
+    ("masks/mask_001.nii.gz", "001", "masks/p001_mask"),
+    ("BraTS-GLI-00000-000-t1n.nii.gz", "BraTS-GLI-00000-000", "p001_t1n"),
+    ("IXI002-Guys-0828-T1.nii.gz", "IXI002-Guys-0828", "p001_T1"),
+    ("patient001_frame01_gt.nii.gz", "patient001", "p001_frame01_gt"),
+    ("T1_Doe.nii.gz", "Doe", "p001_T1"),
 ])  # fmt: skip
 def test_names(old, patient, new):
     path = PurePosixPath(old)
@@ -136,6 +154,19 @@ def test_what_a_sidecar_or_a_header_says_of_a_patient_is_sought_in_all_that_is_k
     with pytest.raises(UserError, match="1 refused: holds a trace of the patient among its numbers"):
         anonymize(tmp_path / "in", tmp_path / "again")
     assert p.leaks(tmp_path / "again", ["7654321", "Quillfeather"]) == {}
+
+
+def test_channels_of_nnunet_are_told_from_numbers_by_the_files_beside_them(tmp_path):
+    for name in ("doe_0000", "doe_0001", "img_0001", "img_0002"):
+        write(tmp_path / "in" / "imagesTr" / f"{name}.nii.gz")
+    (tmp_path / "in" / "other").mkdir()
+    for name in ("A01.nii.gz", "A01.NII.GZ"):
+        shutil.copyfile(tmp_path / "in" / "imagesTr" / "doe_0000.nii.gz", tmp_path / "in" / "other" / name)
+    anonymize(tmp_path / "in", tmp_path / "out", key=tmp_path / "key.json")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.nii.gz")}
+    patients = {row["identity"][1]: name for name, row in json.loads((tmp_path / "key.json").read_text())["patients"].items()}
+    assert set(patients) == {"doe", "0001", "0002", "other/A01"}
+    assert {f"imagesTr/{patients['doe']}_0000.nii.gz", f"imagesTr/{patients['doe']}_0001.nii.gz"} < found and len(found) == 6
 
 
 def test_patients_of_one_scheme_of_names_stay_apart(tmp_path):
