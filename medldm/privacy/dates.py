@@ -7,12 +7,13 @@ from datetime import date
 
 #: First letters of months in English, German, French, Spanish, Italian, Portuguese and Dutch, without accents.
 MONTHS = {
-    1: "jan ene gen", 2: "feb fev", 3: "mar mrt maa mae", 4: "apr abr avr", 5: "may mai mei mag", 6: "jun juin giu",
+    1: "jan ene gen", 2: "feb fev", 3: "mar mrt mrz maa mae", 4: "apr abr avr", 5: "may mai mei mag", 6: "jun juin giu",
     7: "jul juil lug", 8: "aug aou ago", 9: "sep set", 10: "oct okt ott out", 11: "nov", 12: "dec dez dic",
 }  # fmt: skip
 MONTH_OF = {start: month for month, starts in MONTHS.items() for start in starts.split()}
+ROMAN = {name: month for month, name in enumerate(["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii"], start=1)}
 FIRST_YEAR, LAST_YEAR = 1850, 2150
-THREE = re.compile(r"(?<!\d)(?=(\d{1,4})[\W_]{1,3}(\d{1,2})[\W_]{1,3}(\d{1,4})(?!\d))")  # numbers in a row; they may overlap
+THREE = re.compile(r"(?<!\d)(?=(\d{1,4})[\W_年月]{1,5}(\d{1,2})[\W_年月]{1,5}(\d{1,4})(?!\d))")  # numbers in a row; they may overlap
 APART = 3  # words between the day, the month's name and the year
 
 Day = tuple[int, int, int]
@@ -35,8 +36,12 @@ def days_in(text: str, six: bool = False) -> set[Day]:
 
 
 def months_in(text: str) -> set[tuple[int, int]]:
-    """Every (year modulo 100, month) of which a text gives the name and the year in four digits."""
-    return {(int(y) % 100, month) for month, numbers in _named(_plain(text)) for y in numbers if len(y) == 4 and FIRST_YEAR <= int(y) <= LAST_YEAR}
+    """Every (year modulo 100, month) of which a text gives the month, as a name or a number beside it, and the year in four digits."""
+    plain = _plain(text)
+    found = {(y, month) for month, numbers in _named(plain) for y in numbers if len(y) == 4}
+    found |= {(y, int(m)) for m, y in re.findall(r"(?<!\d)(?<!\d[\W_])(0?[1-9]|1[0-2])[\W_年月]{1,3}(\d{4})(?!\d)", plain)}
+    found |= {(y, int(m)) for y, m in re.findall(r"(?<!\d)(\d{4})[\W_年月]{1,3}(0?[1-9]|1[0-2])(?!\d|[\W_月]{1,3}\d)", plain)}
+    return {(int(y) % 100, month) for y, month in found if FIRST_YEAR <= int(y) <= LAST_YEAR}
 
 
 def spellings(day: Day) -> Iterator[str]:
@@ -74,7 +79,8 @@ def _named(plain: str) -> Iterator[tuple[int, list[str]]]:
     """Each name of a month, and the numbers near it."""
     words = re.findall(r"\d+|[^\W\d_]+", plain)
     for place, word in enumerate(words):
-        if month := MONTH_OF.get(word[:4]) or MONTH_OF.get(word[:3]):
+        between = 0 < place < len(words) - 1 and words[place - 1].isdigit() and words[place + 1].isdigit()
+        if month := MONTH_OF.get(word[:4]) or MONTH_OF.get(word[:3]) or (between and ROMAN.get(word)):
             yield month, [w for w in words[max(0, place - APART) : place + APART + 1] if w.isdigit() and len(w) <= 4]
 
 

@@ -19,7 +19,8 @@ PIXELS = 0x7FE0
 BYTES = ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
 STRINGS = ("LO", "SH", "ST", "LT", "UT", "UC")
 CODES = ("CS", "AE", "AS", "UR", "PN", "UI")
-PRINTABLE = re.compile(rb"[ -~]{3,}")
+PRINTABLE = re.compile(rb"[ -~]{4,}|(?:[ -~]\0){4,}|(?:\0[ -~]){4,}")  # texts in one byte or two
+LONG = 8  # letters of them in palettes and other numbers, among which shorter ones come by chance
 TEXTS = (*STRINGS, "CS", "AE", "UR", "PN")
 #: What a private attribute may be to be kept.
 PLAIN = ("CS", "DS", "IS", "FD", "FL", "US", "SS", "UL", "SL", "OB", "UN")
@@ -164,9 +165,11 @@ class Deidentifier:
             BadCase: it cannot go.
         """
         for tag in list(dataset.keys()):
+            if tag not in dataset:
+                continue
             raw = dataset.get_item(tag)
             vr, path = raw.VR or dataset[tag].VR, f"{where}{_name(tag)}"
-            if tag.group == PIXELS or (where == "" and _name(tag) in ("PatientName", "PatientID")):
+            if tag.group == PIXELS or _name(tag) == "SpecificCharacterSet" or (where == "" and _name(tag) in ("PatientName", "PatientID")):
                 continue
             if vr == "SQ":
                 for number, item in enumerate(dataset[tag].value or []):
@@ -174,6 +177,9 @@ class Deidentifier:
             elif self._holds(dataset, tag, vr, raw):
                 if _name(tag) in ESSENTIAL or vr not in (*STRINGS, *CODES, "DA", "DT", *BYTES):
                     raise BadCase("", "identifier", f"holds a trace of the patient in {path}, which the object needs.")
+                if tag.is_private and 0x10 <= tag.element <= 0xFF:  # without its creator a private element is nobody's
+                    for other in [t for t in list(dataset.keys()) if (t.group, t.element >> 8) == (tag.group, tag.element)]:
+                        del dataset[other]
                 if vr in BYTES or tag.is_private:
                     del dataset[tag]
                 else:
@@ -187,8 +193,10 @@ class Deidentifier:
             return False
         if isinstance(value, bytes) and (vr in BYTES or tag.is_private) and self.known.in_bytes(value):
             return True  # in numbers and texts, such traces are left to the search of the whole file, which refuses it
-        if isinstance(value, bytes) and vr in ("OB", "UN") and any(self.known.in_text(run.decode("ascii")) for run in PRINTABLE.findall(value)):
-            return True
+        if isinstance(value, bytes) and vr in BYTES:
+            runs = (run.replace(b"\0", b"").decode("ascii") for run in PRINTABLE.findall(value))
+            if any(self.known.in_text(run) for run in runs if vr in ("OB", "UN") or len(run) >= LONG):
+                return True
         if tag.is_private and vr in ("FD", "FL") and any(self.known.in_number(f"{float(x):.15g}") for x in _texts(dataset[tag])):
             return True
         if vr in (*STRINGS, "CS", "AE", "AS", "UR", "PN") or (tag.is_private and vr == "UN"):

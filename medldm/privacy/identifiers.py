@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import permutations, product
+from itertools import accumulate, permutations, product
 from typing import Any
+from urllib.parse import unquote
 
 from medldm.privacy.dates import Day, days_in, months_in, spellings
 from medldm.privacy.profile import Profile
 from medldm.privacy.rules import names_a_kind, rule_of
 from medldm.privacy.spelling import fold, garbled, is_wide, pieces_of, respelt, shortened, words_of
-from medldm.privacy.vocabulary import NOBODY
+from medldm.privacy.vocabulary import NOBODY, PLACEHOLDERS, TERMS
 
 VOID = {"anonymized", "anonymous", "none", "unknown", "na"}
 LETTERS, DIGITS = 5, 6  # characters from which a trace is found inside of longer words
@@ -19,6 +20,7 @@ NUMBER = 8  # digits from which it is found in bytes that are no text
 MOST_WORDS = 6  # of a name, that are put together in any order
 CORE = 4  # digits of a number of a patient that are one without its letters and leading zeros
 KINDS = {"PatientBirthDate": "birth", **dict.fromkeys(("PatientID", "OtherPatientIDs", "AccessionNumber", "AdmissionID"), "id")}
+RUN = re.compile(rb"(?:[\d.]\0){8,}|(?:\0[\d.]){8,}|[\d.]{8,}")  # of digits and dots, in one byte or two
 TEXT = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT", "DA", "AS", "DT", "TM", "DS", "IS")
 
 
@@ -100,10 +102,11 @@ class Identifiers:
         lost = [word for part in re.split(r"[\s^=,;]+", text) for word in garbled(part)]
         kept = [w for w in [*found, *joined, *lost] if w not in NOBODY and (len(w) >= 2 or is_wide(w))]
         self.names.update(kept, (w for w in map(shortened, kept) if len(w) >= 2 and w not in NOBODY))
-        if kept:
+        if PLACEHOLDERS.isdisjoint(found):
             self.common |= {w for w in found if w in NOBODY and len(w) > 2}
-        pairs = permutations(filter(None, joined[:MOST_WORDS]), 2)
-        self.values |= {a + b for a, b in pairs if len(a + b) > 3 and not NOBODY.issuperset((a, b))}
+        for a, b in permutations(filter(None, joined[:MOST_WORDS]), 2):
+            self.values |= {a + b} if len(a + b) > 3 else set()
+            self.names |= {a + b[0], b[0] + a} if len(a) > 2 else set()  # as names of users are made
 
     def merge(self, other: "Identifiers") -> None:
         """Take all of another file of the same patient."""
@@ -134,16 +137,12 @@ class Identifiers:
         return _any(self.paths)
 
     @cached_property
-    def _uid(self) -> re.Pattern[str]:
-        return re.compile(rf"(?<![\d.])(?:{_any(self.uids).pattern})(?![\d.])")
-
-    @cached_property
     def _birth(self) -> re.Pattern[str]:
         return _any(self.births)
 
     @cached_property
-    def _codes(self) -> tuple[list[bytes], re.Pattern[bytes]]:
-        """Traces as bytes, in every encoding of the files and in those that programs use; those of digits with what may not stand beside them."""
+    def _codes(self) -> tuple[list[bytes], set[bytes]]:
+        """Traces as bytes, in every encoding of the files and in those that programs use; numbers of digits and dots apart."""
         encodings = {"latin-1", "utf-8", "utf-16-le", "utf-16-be", *self.encodings}
         letters: set[bytes] = set()
         digits: set[bytes] = set()
@@ -157,8 +156,14 @@ class Identifiers:
             forms = {form for one in {text, *respelt(text)} for form in (one, one.lower(), one.upper())}
             for form, encoding in product(forms, encodings):
                 if len(code := form.encode(encoding, "ignore").lower()) >= min(LETTERS, 2 * enough):
-                    (digits if numeric else letters).add(code)
-        return sorted(letters), re.compile(rb"(?<![\d.])(?:%s)(?![\d.])" % b"|".join(map(re.escape, sorted(digits))) if digits else rb"(?!)")
+                    (digits if RUN.fullmatch(code) else letters).add(code)
+        return sorted(letters), digits
+
+    @cached_property
+    def _nobodys(self) -> list[bytes]:
+        """Terms and words that are nobody's and hold a trace in passing."""
+        words = {word.lower().encode() for word in TERMS | NOBODY}
+        return sorted((word for word in words if any(code in word and code != word for code in self._codes[0])), key=len, reverse=True)
 
     def in_text(self, text: str, code: bool = False) -> bool:
         """True where a text holds a trace.
@@ -167,8 +172,10 @@ class Identifiers:
             text: one value.
             code: it is a code of the standard (CS), in which short traces and words of paths mean nothing.
         """
+        if text.strip(" \0").upper() in TERMS:
+            return False
         found = words_of(text)
-        forms = (found, [shortened(word) for word in found], pieces_of(text))
+        forms = (found, words_of(unquote(text)), [shortened(word) for word in found], pieces_of(text))
         return any(self._among(text, words, code) for words in forms) or not self.cores.isdisjoint(_cores(text)) or self._dated(text)
 
     def _among(self, text: str, found: list[str], code: bool) -> bool:
@@ -176,12 +183,19 @@ class Identifiers:
         whole = "".join(found)
         if not whole:
             return False
-        if self._long.search(whole) or self._uid.search(text):
+        if self._in_words(found) or not self.uids.isdisjoint(re.findall(r"[\d.]{10,}", text)):
             return True
         if code:
             return bool({w for w in found if len(w) > 2} & self._short)
         joined = whole in self._short and not whole.isdigit()
         return whole in self._bare or joined or bool(set(found) & (self._short | self.common)) or bool(self._path.search(whole))
+
+    def _in_words(self, found: list[str]) -> bool:
+        """Whether words that are put together hold a long trace, other than a part of one word that is nobody's: Philip in Philips."""
+        ends = list(accumulate(map(len, found)))
+        inside = [(end - len(word), end) for word, end in zip(found, ends, strict=True) if word in NOBODY]
+        matches = (match.span() for match in self._long.finditer("".join(found)))
+        return any(not any(low <= a and b <= high and (a, b) != (low, high) for low, high in inside) for a, b in matches)
 
     def _dated(self, text: str) -> bool:
         """Whether a text holds a date of the patient in any order and language, or the month of birth."""
@@ -204,7 +218,9 @@ class Identifiers:
         """True where bytes of any kind hold a trace of five letters, eight digits or more, in any usual encoding."""
         letters, digits = self._codes
         small = data.lower()
-        return any(code in small for code in letters) or bool(digits.search(small))
+        for term in self._nobodys:
+            small = small.replace(term, b" ")
+        return any(code in small for code in letters) or not digits.isdisjoint(RUN.findall(small))
 
 
 def collect(dataset: Any, into: Identifiers, profile: Profile) -> None:
@@ -218,7 +234,7 @@ def collect(dataset: Any, into: Identifiers, profile: Profile) -> None:
     for tag in list(dataset.keys()):
         raw = dataset.get_item(tag)
         rule = rule_of(int(tag))
-        if raw.VR in ("OB", "OW", "OF", "OD", "OL", "OV") or not (rule or raw.VR in ("SQ", "PN", "UI", "UN", None)):
+        if raw.VR in ("OB", "OW", "OF", "OD", "OL", "OV") or not (rule or raw.VR in ("SQ", "PN", "UI", "DA", "DT", "UN", None)):
             continue
         element = dataset[tag]
         if element.VR == "SQ":
@@ -237,7 +253,7 @@ def collect(dataset: Any, into: Identifiers, profile: Profile) -> None:
 def kind_of(tag: int, vr: str) -> str:
     """As what the values of an attribute are sought (see `Identifiers.add`), or ""."""
     rule = rule_of(tag)
-    kind = "name" if vr == "PN" else "uid" if vr == "UI" else rule.seek if rule else ""
+    kind = {"PN": "name", "UI": "uid"}.get(vr) or (rule.seek if rule else "") or ("date" if vr in ("DA", "DT") else "")
     return KINDS.get(rule.keyword, kind) if rule and kind else kind
 
 

@@ -99,7 +99,7 @@ def find_face(path: Path) -> tuple[Finding, ...]:
         return ()
     try:
         with distrust(""):
-            return (search(content),)
+            return search(content)
     except BadCase:
         return (Finding(UNKNOWN),)
 

@@ -16,3 +16,5 @@ def _set(name: str) -> frozenset[str]:
 WORDS = _set("vocabulary")  # what descriptions are made of; kept by the option `descriptors`
 NOBODY = WORDS | _set("common")
 SIDECAR = _set("sidecar")  # names in BIDS sidecars whose values say how an image was acquired
+TERMS = frozenset(term for line in _CONTENT["terms"] for term in line.split("|"))  # whole values that are nobody's
+PLACEHOLDERS = _set("placeholders")  # a name of a person with one of these is none

@@ -1,11 +1,12 @@
 """Faces in the voxels of NIfTI files: where one is sought, and the stored values that take its place."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from medldm.data.sources import BadCase
 from medldm.privacy.deface import air, region
@@ -13,33 +14,40 @@ from medldm.privacy.faces import SMALL, UNSCALED, Finding, look, may_show_face
 from medldm.volume import Volume, affine_in_mm
 
 AIR_HU = -500.0  # other intensities than those of CT are seldom as low
-OTHER_UNITS, MANY = (10.0, 1000.0), 48  # cm and m that are told as mm; and voxels along an axis of a volume that shows a head so
+HUGE_MM = 1000.0  # along two axes no scanner sees as much
+OTHER_UNITS, MANY = (10.0, 1000.0, 0.1, 0.001), 48  # of lengths that are told as mm; and voxels along an axis of a volume that shows a head so
 BRIGHT, SAME = 0.1, 0.9  # of the range of a volume; and share that two volumes' bright voxels have in common
 
 
-def search(data: bytes) -> Finding:
-    """Look for a face in every volume of a file; of several findings the one that asks for the most caution.
+def search(data: bytes) -> tuple[Finding, ...]:
+    """Look for faces in every volume of a file.
 
     Args:
         data: a NIfTI file, not compressed.
 
+    Returns:
+        All faces and doubts, which may lie in different places of different volumes; where there are none, one finding that says so.
+
     Raises:
-        BadCase: its voxels are colours, or it does not say how large they are.
+        BadCase: its voxels are colours, it does not say how large they are, or its axes of space are not the first three.
     """
     image, affine = _image(data)
     shape, dtype = _shape(image), image.header.get_data_dtype()
     extent = np.array(shape[:3]) * np.linalg.norm(affine[:3, :3], axis=0)
     if not may_show_face(shape[:3], (1e3, 1e3, 1e3)):
-        return Finding(SMALL)
+        if may_show_face(sorted(shape)[-3:], (1e3, 1e3, 1e3)):
+            raise BadCase("", "unsupported", "has its three long axes in other places than the first three.")
+        return (Finding(SMALL),)
     if dtype.kind not in "iufc" or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise BadCase("", "unsupported", "has colours as voxels, or no voxel size, so that it cannot be searched for a face.")
-    if may_show_face(shape[:3], extent):
-        return _most_careful(_look(values, affine) for values in _distinct(image, shape))
-    others = [s for s in OTHER_UNITS if min(shape[:3]) >= MANY and may_show_face(shape[:3], s * extent)]
-    for values, scale in itertools.product(_distinct(image, shape), others):
+    if may_show_face(shape[:3], extent) and sorted(extent)[1] < HUGE_MM:
+        found = [_look(values, affine) for values in _distinct(image, shape)]
+        return tuple(finding for finding in found if finding.face or finding.doubt) or tuple(found[:1]) or (Finding("not a head"),)
+    scales = [s for s in OTHER_UNITS if may_show_face(shape[:3], s * extent) and sorted(s * extent)[1] < HUGE_MM and min(shape[:3]) >= MANY]
+    for values, scale in itertools.product(_distinct(image, shape), scales):
         if _look(values, np.diag([scale, scale, scale, 1.0]) @ affine).face:
-            return Finding(UNSCALED)
-    return Finding(SMALL)
+            return (Finding(UNSCALED),)
+    return (Finding(SMALL if sorted(extent)[1] < HUGE_MM else "not a head"),)
 
 
 def _look(values: np.ndarray, affine: np.ndarray) -> Finding:
@@ -57,29 +65,20 @@ def _distinct(image: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     seen: list[np.ndarray] = []
     for index in itertools.product(*map(range, shape[3:])):
         values = _sound(np.asanyarray(image.dataobj[(..., *index)]).reshape(shape[:3]))
-        low, high = float(values.min()), float(np.percentile(values, 99))
-        bright = values > low + BRIGHT * (high - low)
-        if float(values.max()) > low and not any((bright & other).sum() > SAME * (bright | other).sum() for other in seen):
+        smooth = ndimage.uniform_filter(values, 3)[::2, ::2, ::2]  # noise shall not part them
+        low, high = np.percentile(smooth, (1, 99))
+        bright = smooth > low + BRIGHT * (high - low)
+        if np.ptp(values) > 0 and not any((bright & other).sum() > SAME * (bright | other).sum() for other in seen):
             seen.append(bright)
             yield values
 
 
-def _most_careful(findings: Iterable[Finding]) -> Finding:
-    """The first face, else the first doubt, else the first of all."""
-    found = []
-    for finding in findings:
-        if finding.face:
-            return finding
-        found.append(finding)
-    return min(found, key=lambda finding: not finding.doubt, default=Finding("not a head"))
-
-
 def without_face(data: bytes, finding: Finding) -> bytes:
-    """A file with air in place of the face, in each of its volumes; all other bytes are the same.
+    """A file with air in place of a face, in each of its volumes; all other bytes are the same.
 
     Args:
         data: a NIfTI file, not compressed.
-        finding: what `search` found in it.
+        finding: one that `search` gave.
     """
     image, affine = _image(data)
     shape, dtype = _shape(image), image.header.get_data_dtype()

@@ -57,7 +57,7 @@ class ImageMark:
         if not high > low:
             raise UserError(f"A volume of {shape} voxels that are all {low:g} cannot carry a watermark.")
         foreground, band = _foreground(image), _Band(self.band, image)
-        if len(band.places) * foreground.mean() < CHIPS:
+        if min(image.shape) < 2 or len(band.places) * foreground.mean() < CHIPS:
             raise UserError(f"A volume of {shape} voxels, {foreground.mean():.0%} of them not empty, has no room for a watermark of 64 bits.")
         energy = image.size * (high - low) ** 2 * 10 ** (-self.psnr / 10)
         best, clearest = None, -math.inf

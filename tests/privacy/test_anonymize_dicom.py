@@ -280,6 +280,29 @@ def test_a_name_is_found_in_every_spelling(tmp_path, name):
     assert after.Modality == "CT"
 
 
+def test_ordinary_numbers_and_names_cost_no_file_and_a_creator_takes_its_elements_along(tmp_path):
+    dataset, path = ct(tmp_path / "in", PatientID="100", PatientName="Hu^Max", SpecificCharacterSet="ISO_IR 100", RescaleType="HU")
+    dataset.ImageType = ["DERIVED", "SECONDARY", "MAX"]
+    block = dataset.private_block(0x2001, "Philips Imaging DD 001", create=True)
+    block.add_new(0x03, "FL", 1000.0)
+    save(dataset, path)
+    anonymize(tmp_path / "in", tmp_path / "out", private=["standard"])
+    (after,) = written(tmp_path / "out")
+    assert (after.SpecificCharacterSet, after.RescaleType, list(after.ImageType)) == ("ISO_IR 100", "HU", ["DERIVED", "SECONDARY", "MAX"])
+    assert after[0x2001, 0x1003].value == 1000.0
+    dataset.PatientName, dataset.Manufacturer, dataset.ImageType = "Prima^Philip", "Philips Medical Systems", ["ORIGINAL", "PRIMARY"]
+    save(dataset, path)
+    anonymize(tmp_path / "in", tmp_path / "again", private=["standard"])
+    (after,) = written(tmp_path / "again")
+    assert (after.Manufacturer, list(after.ImageType)) == ("Philips Medical Systems", ["ORIGINAL", "PRIMARY"])
+    block.add_new(0x04, "CS", "PHILIP")
+    dataset.PatientName, dataset[0x2001, 0x0010].value = "Quill^Ann", "Quill 001"
+    save(dataset, path)
+    anonymize(tmp_path / "in", tmp_path / "third", private=["Quill 001,2001,03"])
+    (after,) = written(tmp_path / "third")
+    assert (0x2001, 0x0010) not in after and (0x2001, 0x1003) not in after
+
+
 @pytest.mark.parametrize("name", ["REMOVED", "Basic^Profile"])
 def test_words_that_the_marks_use_may_be_a_name(tmp_path, name):
     dataset, path = ct(tmp_path / "in", PatientName=name, Manufacturer=f"works of {name}")

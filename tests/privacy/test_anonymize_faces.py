@@ -426,6 +426,30 @@ def forms() -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
     }
 
 
+def test_two_faces_in_two_places_both_go(tmp_path):
+    one = as_stored(head(MATRIX))
+    write_nifti(tmp_path / "in" / "x.nii", np.stack([one, np.roll(one, 3, axis=1)], 3))
+    anonymize(tmp_path / "in", tmp_path / "out", faces="remove")
+    (path,) = (tmp_path / "out").rglob("*.nii")
+    assert not any(finding.face for finding in find_face(path))
+    assert len([row for row in audit(tmp_path / "out") if row[1] == "face"]) == 2
+
+
+@pytest.mark.parametrize("order", [(3, 0, 1, 2), (0, 1, 3, 2)])
+def test_a_head_whose_axes_are_not_the_first_three_is_refused(tmp_path, order):
+    image = head(MATRIX).data[0].numpy()[..., None].transpose(order)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(image), GRID), tmp_path / "x.nii.gz")
+    assert find_face(tmp_path / "x.nii.gz")[0].refusal(remove=True)
+
+
+def test_outliers_hide_no_volume(tmp_path):
+    image = head(MATRIX).data[0].numpy()
+    volumes = np.stack([np.random.default_rng(0).normal(0, 1, image.shape).astype(np.float32), image.copy()], 3)
+    volumes[0, 0, 0] = -20000
+    nibabel.save(nibabel.Nifti1Image(volumes, GRID), tmp_path / "x.nii.gz")
+    assert any(finding.refusal(remove=False) for finding in find_face(tmp_path / "x.nii.gz"))
+
+
 @pytest.mark.parametrize("form", ["the second volume", "lowest values", "metres"])
 def test_faces_that_lie_where_few_would_look_are_found(tmp_path, form):
     voxels, affine, status = forms()[form]

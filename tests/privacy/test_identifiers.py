@@ -18,7 +18,7 @@ BIRTHS = ["19700302", "1970.03.02", "1970-03-02", "02.03.1970", "2/3/1970"]
 WRITTEN = [
     "2.3.1970", "*2.3.1970", "2/3/1970", "1970-3-2", "1970/3/2", "02.03.70", "02/03/70", "700302", "030270", "2 March 1970", "2nd March 1970",
     "March 2, 1970", "2. März 1970", "2 de marzo de 1970", "2 mars 1970", "MARCH 1970", "2-Mar-1970", "geb 02 03 70 t1", "02_03_1970", "x19700302y",
-    "19700302T101500", "2Mar1970",
+    "19700302T101500", "2Mar1970", "02. Mrz 1970", "1970年3月2日", "2.III.1970", "03/1970", "1970-03", "1970   3    2",
 ]  # fmt: skip
 
 
@@ -68,6 +68,8 @@ NAMES = [
     ("Ma^Yo", "YoMa"), ("KIM^Bo", "T1Kim"), ("Đorđević^Ana", "Djordjevic"), ("Djordjevic^Ana", "Đorđević"), ("Đinh^An", "Djinh"),
     ("やまだ^たろう", "ヤマダ"), ("ヤマダ^タロウ", "やまだ"), ("Müller^Jan", "M?ller"), ("Müller^Jan", "MÃ¼ller"), ("WHITE^John", "White"),
     ("LONG^Ivy", "Long 3"), ("WEST^Ada", "West, A."), ("Bravo^Juan", "bravo"),
+    ("White^Tim", "Tim White coil"), ("White^Tim", "White"), ("West^Pat", "Pat West"), ("Koch^Anna", "AKoch"),
+    ("Koch^Anna", "KOCHA"), ("King^Tim", "TKing"), ("Müller^Jan", "M%C3%BCller"),
 ]  # fmt: skip
 
 
@@ -81,6 +83,23 @@ def test_names_that_are_words_are_no_trace_in_codes_nor_where_all_are_words():
     assert not known(name="Hand^John").in_text("HAND", code=True) and known(name="Hand^John").in_text("HAND")
     assert known(name="Quill^Zoe").in_text("ZOE", code=True)
     assert not known(name="HEAD^PHANTOM").in_text("head coil") and known(name="HEAD^PHANTOM").in_text("HeadPhantom")
+
+
+@pytest.mark.parametrize(("name", "text", "code"), [
+    ("Mustermann^Max", "MAX", True), ("Kim^Min", "MIN IP", True), ("Smith^Norm", "NORM", True), ("Putri^Prima", "PRIMARY", True),
+    ("Hu^Jin", "HU", False),
+    ("Smith^Philip", "Philips Medical Systems", False), ("Smith^Philip", "for Philips", False), ("Lung^Ka", "LUNG", False),
+])  # fmt: skip
+def test_terms_of_the_standard_and_names_of_makers_are_nobodys(name, text, code):
+    assert not known(name=name).in_text(text, code)
+
+
+def test_bytes_hold_whole_numbers_and_no_parts_of_them():
+    one = known(id="12345678", uid="1.2.826.0.1.3680043")
+    for text in ("id 12345678 x", "uid 1.2.826.0.1.3680043!"):
+        assert all(one.in_bytes(text.encode(coding)) for coding in ("ascii", "utf-16-le", "utf-16-be"))
+    assert not one.in_bytes(b"912345678 1.2.826.0.1.36800431 1.12345678")
+    assert known(id="12-34-56-78").in_bytes(b"(12-34-56-78)")
 
 
 def test_pieces():
