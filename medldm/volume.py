@@ -26,7 +26,7 @@ LIMIT_OFFSET = 64 << 20  # the voxels begin behind the header and its extensions
 
 NOTE = 6  # the code of header extensions that hold a text (nifti1_io.h, NIFTI_ECODE_COMMENT)
 OURS = b'{"manifest"'  # how signed notes begin, whatever code stands before them
-MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # of the codes of metres and micrometres (nifti1.h, XYZT_TO_SPACE); any other counts as mm
 CONVERT = "Convert it again from its source, or take it out."
 
 _MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
@@ -223,7 +223,7 @@ def _image(path: Path, unit: str):
 
 def affine_in_mm(image: Any) -> np.ndarray:
     """The affine [4 4] of a NIfTI image, float64, in mm whatever unit of length its header tells; mm where it tells none."""
-    scale = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    scale = MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
     return np.diag([scale, scale, scale, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
 
 

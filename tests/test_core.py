@@ -71,10 +71,10 @@ def test_a_bad_file_is_refused_by_name(kind, volume, tmp_path):
         read_volume(path)
 
 
-@pytest.mark.parametrize(("unit", "scale"), [("mm", 1), ("meter", 1000), ("micron", 0.001), ("unknown", 1)])
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1), ("meter", 1000), ("micron", 0.001), ("unknown", 1), ("damaged", 1)])
 def test_lengths_are_in_mm_whatever_unit_a_file_tells(volume, tmp_path, unit, scale):
     image = nibabel.Nifti1Image(volume.data[0].numpy(), volume.affine)
-    image.header.set_xyzt_units(unit)
+    image.header["xyzt_units"] = 7 if unit == "damaged" else nibabel.nifti1.unit_codes[unit]
     nibabel.save(image, tmp_path / "x.nii")
     np.testing.assert_allclose(read_volume(tmp_path / "x.nii").affine, np.diag([scale] * 3 + [1]) @ volume.affine, rtol=1e-6)
 
