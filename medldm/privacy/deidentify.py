@@ -154,8 +154,7 @@ class Deidentifier:
         creator = dataset.get((tag.group, creator_at)) if creator_at >= 0x10 else None
         owner = creator.value.strip(" \0").upper() if creator is not None and isinstance(creator.value, str) else ""
         if tag.element == creator_at:
-            own = [other for other in list(dataset.keys()) if (other.group, other.element >> 8) == (tag.group, creator_at)]
-            return any((owner, tag.group, other.element & 0xFF) in self.profile.private for other in own)
+            return any((owner, tag.group, other.element & 0xFF) in self.profile.private for other in _owned(dataset, tag))
         return (owner, tag.group, tag.element & 0xFF) in self.profile.private and _representation(dataset, tag) in PLAIN
 
     def _search(self, dataset: Any, where: str) -> Iterator[Action]:
@@ -178,7 +177,7 @@ class Deidentifier:
                 if _name(tag) in ESSENTIAL or vr not in (*STRINGS, *CODES, "DA", "DT", *BYTES):
                     raise BadCase("", "identifier", f"holds a trace of the patient in {path}, which the object needs.")
                 if tag.is_private and 0x10 <= tag.element <= 0xFF:  # without its creator a private element is nobody's
-                    for other in [t for t in list(dataset.keys()) if (t.group, t.element >> 8) == (tag.group, tag.element)]:
+                    for other in _owned(dataset, tag):
                         del dataset[other]
                 if vr in BYTES or tag.is_private:
                     del dataset[tag]
@@ -212,6 +211,11 @@ def _name(tag: Any) -> str:
     from pydicom.datadict import keyword_for_tag
 
     return ("" if tag.is_private else keyword_for_tag(tag)) or f"({tag.group:04X},{tag.element:04X})"
+
+
+def _owned(dataset: Any, creator: Any) -> list[Any]:
+    """Tags of the private elements whose block a creator names."""
+    return [tag for tag in list(dataset.keys()) if (tag.group, tag.element >> 8) == (creator.group, creator.element)]
 
 
 def _representation(dataset: Any, tag: Any) -> str:

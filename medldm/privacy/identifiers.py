@@ -84,7 +84,7 @@ class Identifiers:
             if kind == "name":
                 self._add_name(text, found)
             if kind in ("name", "words"):
-                self.spelt |= {w for w in re.split(r"[\s^=,;]+", text) if fold(w) not in NOBODY}
+                self.spelt |= {w for w in _parts(text) if fold(w) not in NOBODY}
 
     def _add_date(self, text: str, birth: bool) -> None:
         begin = re.match(r"\d{8}", text)
@@ -98,8 +98,8 @@ class Identifiers:
 
     def _add_name(self, text: str, found: list[str]) -> None:
         """The words of a name, those joined by apostrophes and hyphens, first and last name together, and what mistaken codings make of them."""
-        joined = ["".join(words_of(part)) for part in re.split(r"[\s^=,;]+", text)]
-        lost = [word for part in re.split(r"[\s^=,;]+", text) for word in garbled(part)]
+        joined = ["".join(words_of(part)) for part in _parts(text)]
+        lost = [word for part in _parts(text) for word in garbled(part)]
         kept = [w for w in [*found, *joined, *lost] if w not in NOBODY and (len(w) >= 2 or is_wide(w))]
         self.names.update(kept, (w for w in map(shortened, kept) if len(w) >= 2 and w not in NOBODY))
         if PLACEHOLDERS.isdisjoint(found):
@@ -261,6 +261,11 @@ def collect_path(parts: Iterable[str], into: Identifiers) -> None:
     """Take the words of the names of a file and its folders."""
     for part in parts:
         into.add("path", part)
+
+
+def _parts(text: str) -> list[str]:
+    """A name between what separates names: "O'Shea" is one part."""
+    return re.split(r"[\s^=,;]+", text)
 
 
 def _cores(text: str) -> set[str]:

@@ -40,14 +40,19 @@ def search(data: bytes) -> tuple[Finding, ...]:
         return (Finding(SMALL),)
     if dtype.kind not in "iufc" or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise BadCase("", "unsupported", "has colours as voxels, or no voxel size, so that it cannot be searched for a face.")
-    if may_show_face(shape[:3], extent) and sorted(extent)[1] < HUGE_MM:
+    if _is_of_people(shape[:3], extent):
         found = [_look(values, affine) for values in _distinct(image, shape)]
         return tuple(finding for finding in found if finding.face or finding.doubt) or tuple(found[:1]) or (Finding("not a head"),)
-    scales = [s for s in OTHER_UNITS if may_show_face(shape[:3], s * extent) and sorted(s * extent)[1] < HUGE_MM and min(shape[:3]) >= MANY]
+    scales = [s for s in OTHER_UNITS if min(shape[:3]) >= MANY and _is_of_people(shape[:3], s * extent)]
     for values, scale in itertools.product(_distinct(image, shape), scales):
         if _look(values, np.diag([scale, scale, scale, 1.0]) @ affine).face:
             return (Finding(UNSCALED),)
     return (Finding(SMALL if sorted(extent)[1] < HUGE_MM else "not a head"),)
+
+
+def _is_of_people(shape: tuple[int, ...], extent: np.ndarray) -> bool:
+    """Whether a volume is large enough to show a face, and no larger than a scanner sees."""
+    return may_show_face(shape, extent) and sorted(extent)[1] < HUGE_MM
 
 
 def _look(values: np.ndarray, affine: np.ndarray) -> Finding:

@@ -22,8 +22,8 @@ from medldm.volume import LIMIT_RATIO, Volume
 #: A frame or contour belongs to a slice when it lies within this share of the gap from it.
 NEAR = 0.1
 #: Dates, years and numbers that are too long for anatomy.
-BEGINS, ENDS = r"(?:(?<![^\W_])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![^\W_])|(?<=[a-z])(?=[A-Z0-9]))"  # of words, also in AnnaKoch2
 NUMBERS = re.compile(r"\d{1,4}[.\-/]\d{1,2}[.\-/]\d{1,4}|\d{5,}|(?<!\d)(?:19|20)\d\d(?!\d)")
+BEGINS, ENDS = r"(?:(?<![^\W_])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![^\W_])|(?<=[a-z])(?=[A-Z0-9]))"  # of words, also in AnnaKoch2
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
